@@ -614,14 +614,14 @@ def inheritance() -> str:
     lines = []
     for row in content["rows"]:
         cells = [str(row["images_per_class"]), row["set"], ENCODERS[row["target"]]]
-        lines.append([*cells, *(f"{100 * value:.1f}" for value in row["top1"].values())])
+        lines.append([*cells, *(mean_and_std(values) for values in row["top1"].values())])
     size = content["rows"][0]["head_bytes"] / 1024
     parameters = {ENCODERS[row["target"]]: f"{row['projector_parameters']:,}" for row in content["rows"]}
     projector = ", ".join(f"{count} to {target}" for target, count in parameters.items())
     note = (
         f"{made_by(content)} Shipped with the images: Lite0's head, {size:.0f} KiB. Parameters of the projector, "
         f"which is fitted and not shipped: {projector}. Top-1 %, {content['views']} views, "
-        f"mean over {content['seeds']} seeds."
+        f"{content['seeds']} distillation seeds (random photos: draws)."
     )
     return table(["images per class", "trained on", "encoder", *probes], lines, note)
 
