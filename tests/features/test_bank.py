@@ -492,9 +492,9 @@ def test_bad_arguments(folder, extract, options, message):
 
 
 def test_progress_counts_all_images(folder, extract, monkeypatch):
+    images = load_images(f"folder:{folder}")
     advanced: list[int] = []
     monkeypatch.setattr("probedistill.machine.progress.ProgressBar.advance", lambda self, n=1, **_: advanced.append(n))
-    images = load_images(f"folder:{folder}")
     for _ in range(2):
         extract(images, shard_size=4, batch_size=3)
         assert sum(advanced) == N
