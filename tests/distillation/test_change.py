@@ -316,6 +316,33 @@ def test_sets_of_different_methods_are_changed_with_the_settings_of_the_first_th
     assert orders[0].settings() == orders[1].settings()
 
 
+def test_a_set_that_an_earlier_version_merged_from_several_methods_can_be_continued(
+    runs, run_cli, data, encoder, tmp_path
+):
+    other, out = tmp_path / "b", tmp_path / "merged"
+    distill(
+        data[0].with_classes(NAMES[2:]), encoder, method="sfm", steps=1, keep_stats=True, real_views=0, out=other,
+        progress=False,
+    )  # fmt: skip
+    merge([runs / "a", other], out=out)
+    record = json.loads((out / "run.json").read_text())
+    record["config"]["method"] = "merged"
+    (out / "run.json").write_text(json.dumps(record))
+    assert run_cli("accept", out).code == 0
+    assert read_run(out).method == "merged"
+    done, _ = forget(out, NAMES[3], run=out_of(tmp_path), encoder=encoder, redistil=True, steps=1)
+    assert (done.class_names, done.run.method) == (NAMES[:3], "clp")
+
+
+def test_real_images_of_several_baselines_are_not_said_to_be_of_one(encoder, data):
+    sets = [
+        real_set(name, encoder, data[0].with_classes(some))
+        for name, some in (("herding", NAMES[:2]), ("random", NAMES[2:]))
+    ]
+    merged = merge_sets([KeptSet(one, (), str(number)) for number, one in enumerate(sets)]).distilled.run
+    assert merged.baseline == merged.method == "merged"
+
+
 # ---------------------------------------------------------------------------------------------------
 # rename
 

@@ -16,7 +16,7 @@ from ..config import AugmentConfig, DistillConfig, Precision
 from ..errors import UserError
 from ..images.entries import own_files
 from ..images.labelled import LabelledImages
-from ..methods import FROM_PHOTOS, flattened
+from ..methods import FROM_PHOTOS, METHODS, flattened
 from .layout import PROGRESS, RUN
 from .records import Count, Share, as_plain, read_record, record_bytes, write_record
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _HINT = "make it again or restore it"
 _UNKNOWN = "unknown"
+_MERGED = "merged"
 BEGINNINGS = {"real": "photos", "blend": "blends of photos", "average": "averages of photos", "noise": "noise"}
 """What the images of a run began as → the same in words, ordered by how much of a photo they may show."""
 
@@ -337,11 +338,14 @@ class RunRecord(History):
     @property
     def baseline(self) -> str | None:
         """The name of the baseline that chose the images, for real ones; ``None`` for a set that was distilled."""
-        return self.config.method if self.config.steps == 0 else None
+        return self.method if self.config.steps == 0 else None
 
     def __post_init__(self) -> None:
         """Refuse views that cannot be drawn."""
         self.config.augment.check()
+        if self.config.method == _MERGED:  # earlier versions wrote this, and lost the options of an own method
+            known = (part.method for part in self.parts if part.method in METHODS.built_in)
+            self.config = replace(self.config, method=next(known, _MERGED))
 
     @property
     def began_as_photos(self) -> bool:
@@ -372,7 +376,7 @@ class RunRecord(History):
         if not self.encoders:
             return _UNKNOWN
         methods = {part.method for part in self.parts} or {self.config.method}
-        return methods.pop() if len(methods) == 1 else "merged"
+        return methods.pop() if len(methods) == 1 else _MERGED
 
     @property
     def made_elsewhere(self) -> bool:
