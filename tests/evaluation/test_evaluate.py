@@ -589,7 +589,7 @@ def test_rows_of_an_earlier_evaluation_are_kept(evaluate_cli, run):
     assert {probe for _, probe in rows()} == {"ridge", "logistic"}
     assert call("ridge").code == 0
     assert len(rows()) == len(set(rows())), "rows are replaced, not repeated"
-    assert call("ridge", "--full-views", 3).code == 0
+    assert call("ridge", "--choose-by", f"{TINY}@48").code == 0
     assert rows() == first, "another protocol has no place in the same table"
 
 
@@ -607,6 +607,27 @@ def test_the_number_of_epochs_matters_to_probes_that_have_epochs(evaluate_cli, r
     assert probes("--probes", "logistic", "--full-epochs", 9, warning=unused) == ({"ridge", "sgd", "logistic"}, 7)
     said = "replacing the scores of sgd in "
     assert probes("--probes", "sgd", "--epochs", 8, warning=said) == ({"ridge", "sgd", "logistic"}, 8)
+
+
+def test_options_of_a_baseline_matter_to_that_baseline_alone(run_cli, run, data):
+    def scores(*arguments, warning=""):
+        options = ("--images", data[0].spec, "--encoder", TINY, "--seeds", 1, "--views", 0, "--no-progress")
+        done = run_cli("evaluate", run, *options, *arguments)
+        assert done.code == 0
+        assert warning in done.err if warning else done.err == ""
+        assert "replacing" not in done.err
+        found = json.loads(next(run.glob("evaluation-*.json")).read_text())
+        context = found["context"]
+        return {row["name"] for row in found["rows"]}, context["protocol"]["full_views"], context["chosen_by"]
+
+    rows, views, by = scores("--baselines", "full", "centroids", "--full-views", 2, "--choose-by", f"{TINY}@48")
+    assert (rows, views, by["input_size"]) == ({"distilled", "centroids", "full real data"}, 2, 48)
+    rows |= {"random real"}
+    assert scores("--baselines", "random") == (rows, 2, by)
+    unused = "without effect: --full-views; it is for the baseline full"
+    assert scores("--baselines", "random", "--full-views", 1, warning=unused) == (rows, 2, by)
+    unused = "without effect: --choose-by; none of the baselines chooses by features"
+    assert scores("--baselines", "full", "--full-views", 2, "--choose-by", TINY, warning=unused) == (rows, 2, by)
 
 
 def test_rows_without_epochs_are_not_scored_again_for_more_epochs(evaluate_cli, run, monkeypatch):

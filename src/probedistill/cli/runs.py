@@ -197,10 +197,7 @@ def evaluate(
     settings = settings or _EvaluateOptions()
     settings.check()
     check_probes(settings.probes)
-    unused = unused_settings(settings)
-    if choose_by is not None and not {"centroids", "herding", "kmedoids", "neighbours"} & set(settings.baselines):
-        unused["choose_by"] = "none of the baselines chooses by features"
-    name_unused(unused)
+    name_unused(unused_of(settings, choose_by=choose_by))
     heads = need_head(settings.probes)
     if heads:
         checked_head(distilled)
@@ -222,17 +219,13 @@ def evaluate(
     show(f"scores: {path}")
 
 
-def unused_settings(settings: EvaluateConfig) -> dict[str, str]:
+def unused_of(settings: EvaluateConfig, *, choose_by: str | None = None) -> dict[str, str]:
     """Options that differ from their defaults, but that the probes and baselines do not use → why."""
-    from ..probes.kinds import has_epochs
+    from ..evaluation.result import unused_settings
 
-    unused: dict[str, str] = {}
-    if "full" not in settings.baselines:
-        unused |= dict.fromkeys(("full_views", "full_epochs"), "it is for the baseline full")
-    if not any(map(has_epochs, settings.probes)):
-        unused |= dict.fromkeys(("epochs", "sgd_views", "full_epochs"), "it is for the probe sgd")
-    changed = _changed(settings)
-    return {name: why for name, why in unused.items() if name in changed}
+    changed, unused = _changed(settings), unused_settings(settings)
+    chosen = {} if choose_by is None or "chosen_by" not in unused else {"choose_by": unused["chosen_by"]}
+    return {name: why for name, why in unused.items() if name in changed} | chosen
 
 
 def _changed(settings: EvaluateConfig) -> list[str]:
@@ -365,7 +358,7 @@ def _unused_by_baseline(
     changed = _changed(settings)
     if instead is None:
         unused = {name: "it is for distilled images" for name in changed if name in ("floats", "hard_labels")}
-        unused |= unused_settings(settings)
+        unused |= unused_of(settings)
     else:
         why = "--save scores nothing" if instead == "--save" else "--by-bytes has a protocol of its own"
         unused = dict.fromkeys(changed, why)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal  # noqa: F401  Literal: in a field that is
 from ..config import AugmentConfig, ImagesConfig, TransferConfig
 from ..store.named import run_folder
 from .app import Cache, Images, Probes, Progress, command, flat, show
-from .runs import name_unused, unused_settings
+from .runs import name_unused, unused_of
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ def transfer(
     runs = [run_folder(run) for run in runs]
     if settings is not None:
         settings.check()
-        name_unused(unused_settings(settings))
+        name_unused(unused_of(settings))
     train, test = load_splits(images, progress=progress)
     matrix = run_transfer(
         runs, encoders or [], train, test, settings, out=out, augment=augment, cache=cache, strict=images.strict,

@@ -144,6 +144,18 @@ OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 
 OF_EPOCHS = ("epochs", "full_epochs", "sgd_views")
 """Settings of probes that have epochs."""
+_OF_FULL = ("full_views", "full_epochs")
+_CHOSEN = frozenset({"centroids", "herding", "kmedoids", "neighbours"})
+
+
+def unused_settings(config: EvaluateConfig) -> dict[str, str]:
+    """Settings that no score depends on, because of the probes and baselines that are named → why."""
+    unused = {} if "full" in config.baselines else dict.fromkeys(_OF_FULL, "it is for the baseline full")
+    if not any(map(has_epochs, config.probes)):
+        unused |= dict.fromkeys(OF_EPOCHS, "it is for the probe sgd")
+    if _CHOSEN.isdisjoint(config.baselines):
+        unused["chosen_by"] = "none of the baselines chooses by features"
+    return unused
 
 
 @dataclass(frozen=True)
@@ -198,9 +210,8 @@ class Context:
     def differences(self, other: Context) -> list[str]:
         """Why rows of another context do not fit into this one's table; empty if they do."""
         own, theirs = self.compared(), other.compared()
-        found = [name for name in own if own[name] != theirs[name]]
-        if not (self.with_epochs and other.with_epochs):
-            found = [name for name in found if name not in OF_EPOCHS]
+        unused = {**unused_settings(self.protocol), **unused_settings(other.protocol)}
+        found = [name for name in own if own[name] != theirs[name] and name not in unused]
         if "images" in found and None in (self.images, other.images):  # scores of real images do not depend on the set
             found.remove("images")
         found += [name for name in ("train", "groups") if _differ(getattr(self, name), getattr(other, name))]
@@ -448,11 +459,12 @@ class Evaluation(Result):
         lost = theirs.with_epochs if own.differences(theirs) else set()
         probes = list(dict.fromkeys([*own.protocol.probes, *(p for p in theirs.protocol.probes if p not in lost)]))
         baselines = list(dict.fromkeys([*own.protocol.baselines, *theirs.protocol.baselines]))
-        passes = own.protocol if own.with_epochs else theirs.protocol
-        epochs = {name: getattr(passes, name) for name in OF_EPOCHS}
+        unused = unused_settings(own.protocol)
+        settings = {name: getattr(theirs.protocol, name) for name in unused if hasattr(theirs.protocol, name)}
         context = replace(
             own,
-            protocol=replace(own.protocol, probes=probes, baselines=baselines, **epochs),
+            protocol=replace(own.protocol, probes=probes, baselines=baselines, **settings),
+            chosen_by=theirs.chosen_by if "chosen_by" in unused else own.chosen_by,
             train=own.train or theirs.train,
             inherited=own.inherited or theirs.inherited,
             groups=own.groups or theirs.groups,
