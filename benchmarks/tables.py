@@ -626,6 +626,22 @@ def inheritance() -> str:
     return table(["images per class", "trained on", "encoder", *probes], lines, note)
 
 
+def labels() -> str:
+    content = read("labels")
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in content["rows"]:
+        key = (f"`{row['method']}`, {row['steps']} steps", str(row["images_per_class"]), row["labels"])
+        cells.setdefault(key, {})[f"{ENCODERS[row['target']]}: {row['probe']}"] = mean_and_std(row["top1"])
+    columns = list(next(iter(cells.values())))
+    note = (
+        f"{made_by(content)} Top-1 %, {content['views']} views, two evaluation seeds; mean ± std over "
+        f"{content['seeds']} distillation seeds."
+    )
+    return table(
+        ["set", "images per class", "labels", *columns], ([*key, *of.values()] for key, of in cells.items()), note
+    )
+
+
 def bytes_of_images() -> str:
     content = read("bytes")
     points = content["points"]
@@ -867,6 +883,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shortcuts": shortcuts,
     "report_paint": report_paint,
     "inheritance": inheritance,
+    "labels": labels,
     "bytes": bytes_of_images,
     "fair_scores": fair_scores,
     "export_loss": export_loss,

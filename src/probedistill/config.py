@@ -328,7 +328,7 @@ class DistillConfig:
     """Weight of all inner layers together in the loss; the encoder's final features have weight 1."""
     soft_labels: Literal["none", "source", "learned"] = "none"
     """Soft labels to store with the images. source: predictions of the head trained on real data; learned: optimised
-    for the images as shipped."""
+    for the images as shipped and a ridge probe; other probes are much worse with them."""
     keep_head: bool = False
     """Store the head trained on all real features of the source encoder (for classifier inheritance)."""
     keep_stats: bool = False

@@ -41,7 +41,8 @@ def label(
     ----------
     soft_labels:
         source: predictions for the synthetic images by the encoder's head trained on real data. learned: labels
-        optimised so that a ridge probe trained on them is best on the real images.
+        optimised so that a ridge probe trained on them is best on the real images; other probes are much worse with
+        them.
     keep_head:
         Store the head trained on all real features of the encoder: (features + 1) × classes × 4 bytes.
     seed:
