@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import Image
@@ -170,6 +171,28 @@ def test_accept_does_not_send_its_user_to_accept(saved, run_cli, name):
     error = run_cli("accept", saved).error()
     assert name in error
     assert "probedistill accept" not in error
+
+
+def test_a_table_that_others_could_not_read_is_not_accepted(saved, tmp_path, run_cli):
+    path = saved / "images/metadata.parquet"
+    more = DistilledSet(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 1]), ("cat", "dog"), run_record()).save(
+        tmp_path / "b"
+    )
+    for content in (path.read_bytes()[:-9], (more / "images/metadata.parquet").read_bytes()):
+        path.write_bytes(content)
+        sums = (saved / "SHA256SUMS").read_bytes()
+        error = run_cli("accept", saved).error()
+        assert str(path) in error
+        assert error.endswith("restore it")
+        assert (saved / "SHA256SUMS").read_bytes() == sums
+
+
+def test_a_table_with_another_column_is_accepted(saved, run_cli):
+    path = saved / "images/metadata.parquet"
+    table = parquet.read_table(path)
+    parquet.write_table(table.append_column("caption", [["a cat", "a dog"]]), path)
+    assert run_cli("accept", saved).code == 0
+    assert len(DistilledSet.load(saved)) == 2
 
 
 def test_accept_changes_nothing_if_it_refuses(saved, run_cli):

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.entries import own_files
-from .distilled import DistilledSet, if_meant, take_images_of_files
+from .distilled import DistilledSet, if_meant, set_files, take_images_of_files
 from .files import whole_file
-from .layout import IMAGES, RUN, SUMS, TENSORS
+from .layout import IMAGES, METADATA, RUN, SUMS, TENSORS
 from .locks import PATIENCE, claimed
 from .named import check_own, run_folder
 from .records import MAX_BYTES, SEAL, parse_json, sealed
 from .run_record import check_plain_files, read_run
 from .sums import MixedFilesError, file_digest, read_sums, write_sums
+from .table import check_table
 
 
 def accept_edits(path: Path) -> list[str]:
@@ -83,6 +84,9 @@ def _accept_files(folder: Path) -> list[str]:
     write_sums(folder, after)
     try:
         DistilledSet.load(folder)
+        table, *files = set_files(folder)
+        if table == METADATA:
+            check_table(folder / IMAGES / table, files)
         if take_images_of_files(folder):
             after[TENSORS] = (file_digest(folder / TENSORS),)
             write_sums(folder, after)

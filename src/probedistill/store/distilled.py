@@ -373,7 +373,8 @@ class _Parts:
         """Names of the table and the image files, below ``images/``; they follow from the classes and labels."""
         export = self.run.export if "images" not in self.tensors else None
         suffix = SUFFIXES[export.format if export is not None else "png"]
-        table = OLD_METADATA if f"{IMAGES}/{OLD_METADATA}" in self.sums else METADATA
+        is_old = f"{IMAGES}/{OLD_METADATA}" in self.sums and f"{IMAGES}/{METADATA}" not in self.sums
+        table = OLD_METADATA if is_old else METADATA
         return [table, *image_files(self.tensors["labels"].tolist(), self.run.class_names, suffix)]
 
     def distilled(self, images: Tensor | None) -> DistilledSet:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from ..errors import UserError, explained
 
 
 def table_bytes(files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> bytes:
@@ -39,3 +42,13 @@ def table_bytes(files: Sequence[str], labels: Sequence[int], class_names: Sequen
         writer.write_table(table)
         writer.add_key_value_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
     return file.getvalue()
+
+
+def check_table(path: Path, files: Sequence[str]) -> None:
+    """Raise `UserError` unless a Parquet file can be read and lists these image files."""
+    import pyarrow.parquet as parquet
+
+    with explained(f"{str(path)!r} cannot be read", Exception, hint="restore it"):
+        listed = parquet.ParquetFile(path).read()["file_name"].to_pylist()
+    if sorted(map(str, listed)) != sorted(files):
+        raise UserError(f"{str(path)!r} does not list the image files of its set; restore it")
