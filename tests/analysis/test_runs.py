@@ -225,7 +225,7 @@ def test_epochs_are_compared_between_runs_whose_probes_have_epochs(made, tmp_pat
 
 
 def test_folders_without_runs(run_cli, tmp_path):
-    assert "is not a folder" in run_cli("runs", tmp_path / "nothing").error()
+    assert "no such folder" in run_cli("runs", tmp_path / "nothing").error()
     assert "contains no runs" in run_cli("runs", tmp_path).error()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "run.json").write_text("{}")

@@ -407,6 +407,14 @@ def test_photos_under_the_former_name_of_a_class(runs, data, encoder, run_cli, t
         extend(tmp_path / "named", data[0].select([0, 1]).with_classes(["cat"]), encoder, run=out_of(tmp_path), steps=1)
 
 
+def test_renaming_needs_the_folder_of_a_run(runs, run_cli, tmp_path):
+    for folder, says in (
+        (tmp_path / "none", "no such folder"),
+        (runs, f"holds no run; give the folder of a run, such as '{runs}"),
+    ):
+        assert says in run_cli("rename", folder, "cat=lion", "--out", tmp_path / "out").error()
+
+
 def test_names_on_the_command_line_may_have_a_sign_of_equality(runs, run_cli, tmp_path):
     (tmp_path / "names.txt").write_text("# as the labels are\ncat=a=b\n", encoding="utf-8")
     assert run_cli("rename", runs / "a", f"@{tmp_path / 'names.txt'}", "--out", tmp_path / "once").code == 0

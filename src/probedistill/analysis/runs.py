@@ -228,7 +228,8 @@ def collect_runs(folder: Path | str) -> Runs:
     """
     folder = run_folder(folder)
     if not folder.is_dir():
-        raise UserError(f"folder {str(folder)!r} is not a folder; give one that contains runs")
+        what = f"{str(folder)!r} is a file" if folder.exists() else f"no such folder {str(folder)!r}"
+        raise UserError(f"{what}; give a folder that contains runs")
     runs: dict[str, RunRecord] = {}
     for below in runs_below(folder):
         try:

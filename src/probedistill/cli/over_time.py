@@ -77,9 +77,9 @@ def rename(folder: Folder, classes: list[str], /, *, out: Path) -> None:
         Folder of the new set.
     """
     from ..distillation.change import rename as run_rename
-    from ..store.run_record import read_run
+    from ..report.watch import read_run_in
 
-    names = _new_names(classes, read_run(run_folder(folder)).class_names)
+    names = _new_names(classes, read_run_in(run_folder(folder)).class_names)
     named, notes = run_rename(folder, names, out=out)
     _show([named], named, out, notes)
 
