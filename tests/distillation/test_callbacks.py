@@ -63,6 +63,12 @@ def test_a_callback_is_told_of_everything_in_order(photos):
     assert heard.accuracy == [None, *(value for _, value in run.accuracy)]
 
 
+def test_callbacks_may_come_from_an_iterator(photos):
+    heard = Heard()
+    quick(photos, callbacks=iter([heard]))
+    assert heard.words[0] == "start 0 of 4"
+
+
 def test_a_stopped_run_ends_unfinished_and_resumes(photos, tmp_path):
     heard = Heard()
     with pytest.raises(KeyboardInterrupt):

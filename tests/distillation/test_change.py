@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 
@@ -676,7 +677,7 @@ def test_stopped_extension_resumes_to_the_same_result(runs, data, encoder, tmp_p
 
     real = change.distill
     try:
-        change.distill = lambda *a, **k: real(*a, **k, callbacks=[Stop()])
+        change.distill = lambda *a, **k: real(*a, **k | {"callbacks": [Stop()]})
         with pytest.raises(Interrupted):
             extend(runs / "a", new, encoder, run=again, steps=6)
     finally:
@@ -698,6 +699,25 @@ def test_impossible_extensions_are_one_line(runs, data, encoder, tmp_path):
     with pytest.raises(UserError, match="steps 0 must be at least 1"):
         extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path), steps=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("says", ["nothing_here", "evaluate_every -1"])
+def test_options_of_an_extension_are_checked_before_features_are_computed(runs, data, encoder, tmp_path, says):
+    options = {"callback": ["module:nothing_here:make"]} if says == "nothing_here" else {"evaluate_every": -1}
+    with pytest.raises(UserError, match=says):
+        extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path, **options))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_extension_calls_its_callbacks(runs, data, encoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "told_of.py").write_text(
+        "from probedistill import Callback\nsteps = []\n"
+        "class Listener(Callback):\n    def on_step(self, step):\n        steps.append(step.step)\n"
+    )
+    run = out_of(tmp_path, callback=["module:told_of:Listener"])
+    extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=run, steps=2)
+    assert sys.modules.pop("told_of").steps == [1, 2]
 
 
 def test_run_that_is_extended_is_never_overwritten(runs, data, encoder, tmp_path):

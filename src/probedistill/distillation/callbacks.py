@@ -133,8 +133,12 @@ class Callback:
 _METHODS = ("on_start", "on_step", "on_preview", "on_end")
 
 
-def check_callbacks(given: Sequence[Callback]) -> None:
-    """Raise `UserError` for anything that does not listen to a run as a `Callback` does."""
+def checked_callbacks(given: Iterable[Callback]) -> list[Callback]:
+    """The callbacks as a list.
+
+    Raises:
+        UserError: One does not listen to a run as a `Callback` does.
+    """
     members: list[Any] = list(given) if isinstance(given, Iterable) else [given]
     for one in members:
         if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in _METHODS):
@@ -142,6 +146,7 @@ def check_callbacks(given: Sequence[Callback]) -> None:
             raise UserError(f"callbacks has {shown}; give objects of a subclass of probedistill.Callback")
     if not isinstance(given, Iterable):
         raise UserError(f"callbacks is a {type(given).__name__}; give a list of them")
+    return members
 
 
 class Callbacks(Callback):

@@ -31,9 +31,11 @@ from ..store.run_record import BEGINNINGS
 from ..text import counted, quoted
 from .base import Base
 from .beginnings import starting_images
+from .callbacks import named_callbacks
 from .config_file import encoder_options
 from .new_folder import check_free, write_set
 from .options import RunOptions
+from .prepare import check_run
 from .run import distill
 
 _FromPhotos = Literal["average", "blend", "real"]
@@ -135,6 +137,9 @@ def extend(
     """
     check_config("run", run, RunConfig)
     run = with_options(run or RunConfig(), options, "extend")
+    check_run(run)
+    callbacks = named_callbacks(run.log, run.callback)  # an early error: features may take long
+    run = replace(run, log=[], callback=[])
     _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
     _check_statistics(kept)
@@ -173,7 +178,7 @@ def extend(
         forgotten=held.run.forgotten, renamed=held.run.renamed, begun_from=held.run.begun_from,
         held_out=[*kept.held_out, *images.held_out],
     )  # fmt: skip
-    return distill(statistics, encoders, config, test=test, run=run, base=base, strict=strict)
+    return distill(statistics, encoders, config, test=test, run=run, callbacks=callbacks, base=base, strict=strict)
 
 
 @own_torch_state()

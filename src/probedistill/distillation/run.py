@@ -45,7 +45,7 @@ from .callbacks import (
     ProgressFile,
     Start,
     Step,
-    check_callbacks,
+    checked_callbacks,
     named_callbacks,
 )
 from .engine import Distiller
@@ -105,8 +105,7 @@ def distill(
     named, config, repeats = name_encoders(encoder, settled(config, given) if given else config.resolve())
     load_method(config)  # an early error if a user's own method is missing or lacks these options
     check_run(run)
-    check_callbacks(callbacks)
-    own = [*callbacks, *named_callbacks(run.log, run.callback)]
+    own = [*checked_callbacks(callbacks), *named_callbacks(run.log, run.callback)]
     with processes(str(named[0].device), run.timeout_seconds) as team:
         folder = folder_of(run, team)
         folder.look()  # for an early error; only the check below, in the claimed folder, is reliable
