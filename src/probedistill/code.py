@@ -6,15 +6,23 @@ import dis
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property, partial, partialmethod, singledispatchmethod
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 _read: dict[str, tuple[Any, Any, str]] = {}  # module → the module, its spec (a reload makes another), its digest
-_NOT_BEHAVIOUR = {"__doc__", "__module__", "__firstlineno__", "__static_attributes__"}  # of a class
+_NOT_BEHAVIOUR = {
+    *("__doc__", "__module__", "__firstlineno__", "__static_attributes__"),
+    *("__slotnames__", "__annotations_cache__"),  # added when an instance is copied, or annotations are looked at
+}
+"""Attributes of a class."""
 _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
+_MOST_PARTS = 10**6
+"""Limit on the values in a digest: about two seconds. What comes after them does not count."""
+_DEEPEST_SET = 5
 
 
 def digest_of_source(module: str) -> str:
@@ -37,85 +45,112 @@ def digest_of_source(module: str) -> str:
 def digest_of_code(value: Any) -> str:
     """SHA-256 of what a function or class does: its byte code, its values, and what it calls in its own module.
 
-    This is for code without a file, as in a notebook. Other versions of Python may give other digests.
+    This is for code without a file, as in a notebook. Other versions of Python may give other digests. Values are
+    plain ones, such as numbers and lists, but not tensors. Of libraries, only names count.
     """
-    digest = hashlib.sha256()
-    for part in _parts(value, set()):
-        digest.update(f"{len(part)}:{part}".encode(errors="surrogatepass"))
+    return _digest(value)
+
+
+def _digest(value: Any, inside: int = 0) -> str:
+    """The same for a value inside that many sets, each in another."""
+    digest, seen, left = hashlib.sha256(), dict[int, Any](), [value]
+    for _ in range(_MOST_PARTS):
+        if not left:
+            break
+        one = left.pop()
+        try:
+            text, parts = _taken_apart(one, seen, inside)
+        except Exception:  # attributes of any object may be code that fails
+            text, parts = type(one).__qualname__, () if isinstance(one, type) else (type(one),)
+        digest.update(f"{len(text)}:{text}".encode(errors="surrogatepass"))
+        left += reversed(parts)
     return digest.hexdigest()
 
 
 def is_own_function(value: Any) -> bool:
-    """Whether this is a function or a method of the user's."""
-    value = inspect.unwrap(value) if callable(value) else value
+    """Whether this is a function or a method of the user's, perhaps with some arguments bound or decorated."""
+    while isinstance(value, partial):
+        value = value.func
     value = value.__func__ if isinstance(value, MethodType) else value
-    return isinstance(value, FunctionType) and _is_own(value.__module__)
+    both = (value, _undecorated(value)) if callable(value) else ()
+    return any(isinstance(one, FunctionType) and _is_own(one.__globals__.get("__name__")) for one in both)
 
 
-def _is_own(module: str) -> bool:
+def _is_own(module: Any) -> bool:
     """Whether a module is the user's: neither of an installed library nor of this package."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return module == "__main__"
-    return "-packages" not in file and module.partition(".")[0] not in {__package__, *sys.stdlib_module_names}
+    package = str(module).partition(".")[0]
+    if package in {__package__, *sys.stdlib_module_names}:
+        return False
+    files = (str(getattr(sys.modules.get(name), "__file__", None)) for name in (str(module), package))
+    return not any("-packages" in file for file in files)
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[str]:
-    """Everything that the behaviour of a value depends on, as text."""
+def _undecorated(value: Any) -> Any:
+    with suppress(Exception):  # one may be decorated by itself
+        return inspect.unwrap(value)
+    return value
+
+
+def _taken_apart(value: Any, seen: dict[int, Any], inside: int) -> tuple[str, Sequence[Any]]:
+    """A value as text, and what else its behaviour depends on.
+
+    Args:
+        value: Any object.
+        seen: What was taken apart before, by its `id`; kept, so that no other object gets the same one.
+        inside: Number of sets around the value.
+    """
     if isinstance(value, _PLAIN):
-        yield repr(value)
-    elif isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _parts(one, seen)
-    elif isinstance(value, (set, frozenset)):
-        yield repr(sorted(map(repr, value)))  # their order differs between processes
-    elif isinstance(value, Mapping):
-        yield from _parts(list(value.items()), seen)
-    elif isinstance(value, CodeType):
-        yield f"{value.co_code.hex()} {value.co_names} {value.co_varnames} {value.co_freevars} {value.co_flags}"
-        yield from _parts(value.co_consts, seen)
-    elif isinstance(value, partial):
-        yield from _parts([value.func, value.args, value.keywords], seen)
-    elif isinstance(value, (staticmethod, classmethod, MethodType)):
-        yield from _parts(value.__func__, seen)
-    elif isinstance(value, (property, cached_property)):
-        yield from _parts(value.fget if isinstance(value, property) else value.func, seen)
-    elif isinstance(value, (FunctionType, type)):
-        yield value.__qualname__
-        if id(value) not in seen:
-            seen.add(id(value))
-            yield from _parts_of_class(value, seen) if isinstance(value, type) else _parts_of_function(value, seen)
-    else:
-        yield from _parts(type(value), seen)
-        if callable(settings := getattr(value, "get_params", None)):  # a scikit-learn estimator
-            yield from _parts(settings(deep=False), seen)
+        return repr(value), ()
+    if isinstance(value, (set, frozenset)):  # their order differs between processes
+        return " ".join(sorted(_digest(one, inside + 1) for one in value)) if inside < _DEEPEST_SET else "set", ()
+    if isinstance(value, (list, dict, FunctionType, type)):  # may contain itself
+        if id(value) in seen:
+            return getattr(value, "__qualname__", "again"), ()
+        seen[id(value)] = value
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)} values", value
+    if isinstance(value, (dict, MappingProxyType)):
+        return f"{len(value)} entries", [part for item in value.items() for part in item]
+    if isinstance(value, CodeType):
+        text = f"{value.co_code.hex()} {value.co_names} {value.co_varnames} {value.co_freevars} {value.co_flags}"
+        return text, value.co_consts
+    if isinstance(value, (partial, partialmethod)):
+        return "partial", (value.func, value.args, value.keywords)
+    if isinstance(value, (staticmethod, classmethod, MethodType)):
+        return "method", (value.__func__,)
+    if isinstance(value, (property, cached_property, singledispatchmethod)):
+        return "property", (value.fget if isinstance(value, property) else value.func,)
+    if isinstance(value, FunctionType):
+        return value.__qualname__, _parts_of_function(value)
+    if isinstance(value, type):
+        return value.__qualname__, _parts_of_class(value)
+    if (inner := _undecorated(value)) is not value:  # such as a function with a cache
+        return type(value).__qualname__, (inner,)
+    is_estimator = hasattr(type(value), "get_params")  # of scikit-learn
+    return "object", (type(value), value.get_params(deep=False)) if is_estimator else (type(value),)
 
 
-def _parts_of_class(kind: type, seen: set[int]) -> Iterator[str]:
+def _parts_of_class(kind: type) -> list[Any]:
     if not _is_own(kind.__module__):
-        return
-    for name, one in vars(kind).items():
-        if name not in _NOT_BEHAVIOUR:
-            yield name
-            yield from _parts(one, seen)
-    yield from _parts(kind.__bases__, seen)
+        return []
+    held = [part for item in vars(kind).items() if item[0] not in _NOT_BEHAVIOUR for part in item]
+    return [*held, *kind.__bases__]
 
 
-def _parts_of_function(function: FunctionType, seen: set[int]) -> Iterator[str]:
-    if (inner := inspect.unwrap(function)) is not function:  # decorated
-        yield from _parts(inner, seen)
-        return
-    yield from _parts([function.__code__, function.__defaults__, function.__kwdefaults__], seen)
+def _parts_of_function(function: FunctionType) -> list[Any]:
+    inner = _undecorated(function)
+    parts = [] if inner is function else [inner]
+    if not _is_own(function.__globals__.get("__name__")):
+        return parts
+    parts += [function.__code__, function.__defaults__, function.__kwdefaults__]
     for cell in function.__closure__ or ():
-        try:
-            yield from _parts(cell.cell_contents, seen)
-        except ValueError:  # empty
-            continue
+        with suppress(ValueError):  # empty
+            parts.append(cell.cell_contents)
     for name in _globals_of(function.__code__):
         one = function.__globals__.get(name)
-        if isinstance(one, _PLAIN) or getattr(one, "__module__", None) == function.__module__:
-            yield name
-            yield from _parts(one, seen)
+        if isinstance(one, (*_PLAIN, tuple, frozenset)) or getattr(one, "__module__", None) == function.__module__:
+            parts += [name, one]
+    return parts
 
 
 def _globals_of(code: CodeType) -> list[str]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
-from functools import partial
+from copy import deepcopy
+from functools import cache, partial, wraps
+from types import SimpleNamespace
 
 import pytest
+from sklearn.base import BaseEstimator
+from torch.nn import functional
 
 from probedistill import load_encoder
-from probedistill.code import digest_of_code
+from probedistill.code import digest_of_code, is_own_function
 
 NOTEBOOK = """
 import numpy as np, torch
@@ -92,6 +97,20 @@ def _other(x):
     return x + 2
 
 
+def _scaled(by):
+    def decorate(function):
+        @wraps(function)
+        def scaled(x):
+            return by * function(x)
+
+        return scaled
+
+    return decorate
+
+
+SIZES, OTHER_SIZES = (8, 16), (8, 32)
+
+
 class _Base:
     width = 3
 
@@ -113,8 +132,116 @@ class _Wide(_Base):
         (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
         (_Base, _Wide),
         (lambda: _one(1), lambda: _other(1)),
+        (cache(_one), cache(_other)),
+        (_scaled(2)(_one), _scaled(3)(_one)),
+        (_outer({_one, _scaled}), _outer({_other, _scaled})),
+        (_outer([1, [2]]), _outer([[1], 2])),
+        (lambda: SIZES[0], lambda: OTHER_SIZES[0]),
     ],
 )
 def test_code_has_a_digest(one, other):
     assert digest_of_code(one) != digest_of_code(other)
     assert digest_of_code(one) == digest_of_code(one)
+
+
+class _Unhashable(type):
+    def __eq__(cls, other):
+        return True
+
+
+class _Refuses(metaclass=_Unhashable):
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def get_params(self, deep):
+        raise RuntimeError("no parameters")
+
+    def __call__(self):
+        return None
+
+
+def _of_itself():
+    return None
+
+
+_of_itself.__wrapped__ = _of_itself
+_endless: list = []
+_endless.append(_endless)
+_nested: list = []
+for _ in range(2000):
+    _nested = [_nested]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [_endless, _nested, _of_itself, _Refuses(), 10**5000, {"": _endless}.items()],
+    ids=["endless", "nested", "wrapper", "refuses", "number", "view"],
+)
+def test_a_digest_of_any_object_can_be_made(value):
+    assert len(digest_of_code(_outer(value))) == len(digest_of_code(value)) == 64
+    assert is_own_function(_outer(value))
+    assert is_own_function(value) == (value is _of_itself)
+
+
+def test_the_digest_of_a_class_does_not_change_when_an_instance_is_copied():
+    """Python then notes the names of its slots in the class, and a run was said to be resumed with other code."""
+
+    class Probe(BaseEstimator):
+        pass
+
+    before = digest_of_code(Probe)
+    deepcopy(Probe())
+    assert digest_of_code(Probe) == before
+
+
+def test_other_versions_of_a_library_are_no_other_code(monkeypatch):
+    before = digest_of_code(_outer(functional.interpolate))
+    monkeypatch.setattr(functional.interpolate, "__code__", functional.upsample.__code__)
+    assert digest_of_code(_outer(functional.interpolate)) == before
+
+
+def test_functions_with_bound_arguments_are_ones_own():
+    held = SimpleNamespace(forward=partial(partial(_one), x=1), theirs=partial(functional.relu, inplace=True))
+    assert is_own_function(held.forward)
+    assert is_own_function(_scaled(2)(functional.relu))
+    assert not is_own_function(held.theirs)
+
+
+PROGRAM = """
+from functools import partial
+from probedistill.code import digest_of_code
+
+def outer(known):
+    def inner(x):
+        return x in known or x in {"a", "b", ("c", 1)}
+    return inner
+
+class Base:
+    names = {"one", "two", "three"}
+    def __init__(self):
+        self.calls = [lambda x: x + 1 for _ in range(3)]
+
+class Net(Base):
+    @property
+    def size(self):
+        return outer(self.names), self.names
+
+seen = {outer({"x", "y"}), outer, Net, (1, 2), frozenset("abc")}
+DIGEST = digest_of_code([Net, outer(seen), partial(outer, Net()), lambda: {i for i in seen}])
+"""
+
+
+def test_digests_are_the_same_in_every_process(tmp_path):
+    """As a script, an import, a command and standard input; with other orders of sets, and in other folders."""
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    (tmp_path / "script.py").write_text(PROGRAM + "print(DIGEST)")
+    (tmp_path / "elsewhere").mkdir()
+    ways = [["-c", PROGRAM + "print(DIGEST)"], ["-"], ["-c", "from mine import *; print(DIGEST)"], ["../script.py"]]
+    found = set()
+    for number, way in enumerate(ways):
+        env = {**os.environ, "PYTHONHASHSEED": str(number)}
+        cwd = tmp_path / "elsewhere" if "../script.py" in way else tmp_path
+        command = [sys.executable, *way]
+        found.add(subprocess.run(command, input=PROGRAM + "print(DIGEST)", capture_output=True, text=True, timeout=100,
+                                 env=env, cwd=cwd, check=True).stdout)  # fmt: skip
+    assert len(found) == 1
