@@ -13,12 +13,18 @@ from probedistill import (
     DistillConfig,
     Encoder,
     LinearProbe,
+    StatisticsConfig,
     UserError,
+    bias,
+    by_bytes,
     distill,
     evaluate,
+    extend,
     extract_features,
     labelled_images,
     load_statistics,
+    merge,
+    rename,
     transfer,
     with_extras,
 )
@@ -153,6 +159,31 @@ def test_one_file_of_statistics_needs_no_list(tmp_path):
     for path in (tmp_path / "a.stats", str(tmp_path / "a.stats")):
         with pytest.raises(UserError, match=r"a\.stats' is not there"):
             load_statistics(path)
+
+
+def test_one_run_needs_no_list(images, encoder, tmp_path):
+    folder = str(tmp_path / "none")
+    for call in (
+        lambda: bias(folder, "folder:x", "groups.csv"),
+        lambda: by_bytes(encoder, images, images, runs=folder),
+    ):
+        with pytest.raises(UserError, match=f"no such folder '{folder}'"):
+            call()
+    with pytest.raises(UserError, match="1 run to merge; name two or more"):
+        merge(folder)
+    with pytest.raises(UserError, match=r"a\.stats' is not there"):
+        distill(StatisticsConfig(stats=f"{folder}/a.stats"), encoder)
+
+
+def test_of_functions_of_runs(images, encoder, tmp_path):
+    run = tmp_path / "run"
+    made = distill(images, encoder, steps=1, keep_stats=True, out=run, progress=False)
+    with pytest.raises(UserError, match="classes is a list; give a dictionary"):
+        rename(run, list(made.class_names))
+    with pytest.raises(UserError, match="encoder 'efficientnet_lite0' is the name of an encoder; load it first"):
+        extend(run, images, "efficientnet_lite0")
+    with pytest.raises(UserError, match="new_encoder 'efficientnet_lite0' is the name of an encoder; load it first"):
+        by_bytes(encoder, images, images, new_encoder="efficientnet_lite0")
 
 
 def test_of_a_probe():

@@ -34,7 +34,7 @@ from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable
 from ..store.layout import check_named_once
-from ..store.named import run_folder
+from ..store.named import run_folder, several_runs
 from ..store.records import Count, Share
 from ..store.run_record import ImagesRecord
 from ..text import counted
@@ -366,7 +366,7 @@ def _read_runs(runs: Sequence[Path | str]) -> tuple[list[Path], list[DistilledSe
     """Finished runs of the same classes: their folders and their sets."""
     if not runs:
         raise UserError("runs is empty; give the folder of at least one finished run")
-    folders = [run_folder(run) for run in runs]
+    folders = [run_folder(run) for run in several_runs(runs)]
     check_named_once(folders)
     sets = [DistilledSet.load(folder) for folder in folders]
     class_names = sets[0].class_names

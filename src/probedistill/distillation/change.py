@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import AugmentConfig, DistillConfig, RunConfig, check_config, with_options
-from ..encoders.encoder import Encoder
+from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, option
 from ..features.overlap import photos_counted_before
 from ..features.statistics import ClassStatistics, merge_statistics
@@ -85,6 +85,8 @@ def rename(
     Raises:
         UserError: Unknown class, two classes of one name, or ``out`` is not empty.
     """
+    if not isinstance(classes, Mapping):
+        raise UserError(f"classes is a {type(classes).__name__}; give a dictionary, a new name for each former one")
     if not classes:
         raise UserError("classes is empty; give the new name of at least one class")
     if out is not None:
@@ -299,9 +301,11 @@ def _check_statistics(kept: KeptSet) -> None:
 
 
 def _encoders(given: Encoder | Sequence[Encoder]) -> list[Encoder]:
-    found = [given] if isinstance(given, Encoder) else list(given)
+    found = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     if not found:
         raise UserError(f"the encoder of the run is needed to distil; give {option('encoder')}")
+    for one in found:
+        check_encoder(one)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..config import DistillConfig, StatisticsConfig
 from ..encoders.encoder import Encoder
@@ -24,7 +25,8 @@ def read_statistics(
     """
     union = isinstance(given, StatisticsConfig) and given.union
     if isinstance(given, StatisticsConfig):
-        parts = [load_statistics([path]) for path in given.stats]
+        paths = [given.stats] if isinstance(given.stats, (str, Path)) else given.stats
+        parts = [load_statistics(path) for path in paths]
     else:
         parts = list(given) if isinstance(given, (list, tuple)) else [given]  # type: ignore[list-item]
         if not all(isinstance(part, ClassStatistics) for part in parts):

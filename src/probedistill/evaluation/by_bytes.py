@@ -34,7 +34,7 @@ from ..show.tables import NOTHING, Table, percent
 from ..store.distilled import DistilledSet
 from ..store.layout import IMAGES as FILES
 from ..store.layout import RUN
-from ..store.named import run_folder
+from ..store.named import run_folder, several_runs
 from ..store.records import Count, Share, write_record
 from ..store.run_record import runs_below
 from ..text import counted
@@ -174,6 +174,8 @@ def by_bytes(
         UserError: A folder without a finished set or with one of different classes, or a class without training images.
     """
     check_encoder(encoder)
+    if new_encoder is not None:
+        check_encoder(new_encoder, "new_encoder")
     check_labelled(train, "train")
     check_labelled(test, "test")
     check_not_one_picture(train, test)
@@ -210,7 +212,7 @@ def by_bytes(
 def _read_sets(runs: Sequence[Path | str]) -> dict[Path, DistilledSet]:
     """Read the sets in some folders; a folder without a set is searched for sets inside."""
     found: dict[Path, DistilledSet] = {}
-    for run in map(run_folder, runs):
+    for run in map(run_folder, several_runs(runs)):
         inside = [] if (run / RUN).exists() or not run.is_dir() else runs_below(run)
         for folder in inside or [run]:
             found[folder] = DistilledSet.load(folder)

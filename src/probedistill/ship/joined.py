@@ -19,7 +19,7 @@ from ..methods import check_name
 from ..store.card import Licence, held_out_in, licence_of
 from ..store.distilled import DistilledSet, Head
 from ..store.layout import HELD_OUT, check_named_once
-from ..store.named import run_folder
+from ..store.named import run_folder, several_runs
 from ..store.run_record import BEGINNINGS, ImagesRecord, PartOfSet, RunRecord
 from ..text import and_more, counted, quoted
 from .heads import head_of_statistics
@@ -74,6 +74,7 @@ def load_runs(folders: Sequence[Path | str]) -> list[KeptSet]:
     Raises:
         UserError: Fewer than two, one twice, or one that cannot be read.
     """
+    folders = several_runs(folders)
     if len(folders) < 2:
         raise UserError(f"{counted(len(folders), 'run')} to merge; name two or more")
     found = [run_folder(folder) for folder in folders]
