@@ -709,6 +709,15 @@ def test_options_of_an_extension_are_checked_before_features_are_computed(runs, 
     assert not (tmp_path / "cache").exists()
 
 
+def test_an_extension_is_not_written_among_its_photos(runs, encoder, tmp_path):
+    photos = make_image_folder(tmp_path / "new", classes=["hen", "owl"], per_class=4, size=36, splits=())
+    with pytest.raises(UserError, match=r"inside the images .* and would count as a class"):
+        extend(runs / "a", load_splits(f"folder:{photos}")[0], encoder, out=photos / "more", cache=tmp_path / "cache")
+    assert not (photos / "more").exists()
+    with pytest.raises(UserError, match="images 'folder:x' is an image spec"):
+        extend(runs / "a", "folder:x", encoder)
+
+
 def test_an_extension_calls_its_callbacks(runs, data, encoder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "told_of.py").write_text(

@@ -19,7 +19,8 @@ from ..features.overlap import photos_counted_before
 from ..features.statistics import ClassStatistics, merge_statistics
 from ..features.store import FeatureStore
 from ..features.summed import class_statistics
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, check_labelled
+from ..images.sources import check_outside
 from ..images.splits import class_list
 from ..machine.places import cache_folder
 from ..machine.torch_state import own_torch_state
@@ -142,6 +143,9 @@ def extend(
     check_run(run)
     callbacks = named_callbacks(run.log, run.callback)  # an early error: features may take long
     run = replace(run, log=[], callback=[])
+    check_labelled(images, "images")
+    if run.out is not None:
+        check_outside(Path(run.out), images)
     _check_other_folder(folder, run)
     kept = KeptSet.load(folder)
     _check_statistics(kept)
