@@ -15,6 +15,7 @@ import pathlib
 import pickle
 import re
 import shutil
+import signal
 import tarfile
 import warnings
 from collections import defaultdict, deque
@@ -879,8 +880,19 @@ def test_options_of_the_training_in_a_file_say_how_images_are_prepared(tmp_path,
     assert not recwarn.list
 
 
-def test_statistics_of_the_training_that_cannot_be_are_ignored(tmp_path, described):
-    options = argparse.Namespace(mean=[123, 116, 103], std="x", crop_pct="all", interpolation="random", img_size=1)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mean": [123, 116, 103], "std": "x", "crop_pct": "all", "interpolation": "random", "img_size": 1},
+        {"mean": torch.rand(3), "std": [torch.ones(())] * 3, "input_size": torch.tensor([3, 32, 32]),
+         "crop_pct": torch.ones(()), "interpolation": torch.ones(2), "gp": torch.ones(2), "bn_eps": torch.ones(())},
+        {"mean": argparse.Namespace(), "interpolation": [], "gp": argparse.Namespace(),
+         "model_kwargs": {"a": argparse.Namespace()}},
+    ],
+    ids=["values", "tensors", "objects"],
+)  # fmt: skip
+def test_statistics_of_the_training_that_cannot_be_are_ignored(tmp_path, described, options):
+    options = argparse.Namespace(**options)
     torch.save({"arch": "vit_small_patch16_224", "args": options, "model": described.state_dict()}, tmp_path / "w.pth")
     with pytest.warns(UserWarning, match="does not tell its own"):
         assert _mean(tmp_path / "w.pth", input_size=64)[0] == (0.5, 0.5, 0.5)
@@ -918,11 +930,91 @@ def test_the_epsilon_of_batch_norms_is_the_trainings(tmp_path):
     assert _are_of(model, _mean(tmp_path / "w.pth", "test_efficientnet", input_size=64)[1])
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"architecture": 5, "pretrained_cfg": {}}', '{"model_type": "vit"}'])
+def _says(**fields):
+    settings = {"mean": [0.5] * 3, "std": [0.5] * 3}  # those of the name, too
+    return json.dumps({"architecture": "test_resnet", "pretrained_cfg": settings | fields})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"architecture": 5, "pretrained_cfg": {}}', '{"model_type": "vit"}'),
+        *(_says(mean=value) for value in ([float("nan")] * 3, 10**400, "111", True, [[0.1]] * 3, [0.1] * 2)),
+        *(_says(std=value) for value in (10**400, [10**400] * 3, [0.0] * 3, "111")),
+        *(_says(crop_pct=value) for value in (10**400, float("inf"), [1], -1)),
+        *(_says(input_size=value) for value in (10**400, 10**9, [3, -1, -1], [[3]], {})),
+        *(_says(interpolation=["bicubic"]), _says(interpolation={}), _says(tag=["x"])),
+    ],
+    ids=lambda text: text[-30:],
+)
 def test_other_files_called_config_do_not_matter(tmp_path, small, expected, text):
     (tmp_path / "config.json").write_text(text)
     torch.save(small.state_dict(), tmp_path / "w.pth")
+    encoder = load_encoder("timm:test_resnet", checkpoint=tmp_path / "w.pth", device="cpu")
+    assert (encoder.input_size, encoder.crop_pct, encoder.interpolation) == (160, 0.95, "bilinear")
     assert torch.equal(_features(tmp_path / "w.pth"), expected)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "circle"])
+def test_what_is_called_config_but_is_no_file_does_not_matter(tmp_path, small, expected, kind):
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    config = tmp_path / "config.json"
+    if kind == "folder":
+        config.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(config)
+    else:
+        config.symlink_to("/dev/zero" if kind == "device" else config)
+
+    def give_up(*_):
+        raise AssertionError("it waits for the pipe, or reads the device")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    try:
+        assert torch.equal(_features(tmp_path / "w.pth"), expected)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"embed_dim": 2048}, {"reg_tokens": 8_000}, {"window_size": 1}, {"act_layer": "none"},
+     {"global_pool": "none"}, {"patch_size": 0}, {"num_heads": 0}, {"img_size": []}, {"norm_layer": "none"}],
+    ids=str,
+)  # fmt: skip
+def test_arguments_in_a_description_that_cannot_be_are_one_line(tmp_path, arguments):
+    """Nor is a model made that is larger than the file; it might fill the memory."""
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    content = {"architecture": "test_vit", "pretrained_cfg": {}, "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (name,) = arguments
+    with pytest.raises(UserError, match=rf"checkpoint's own .*{name}|itself .*{name}.* bytes; remove") as error:
+        load_encoder("timm:test_vit", checkpoint=tmp_path / "w.safetensors", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [{"depth": 10**9}, {"depths": [10**4] * 100}, {"a": {"b": {"c": {"d": {}}}}}])
+def test_arguments_without_sense_are_not_followed(tmp_path, small, expected, arguments):
+    torch.save({"arch": "test_resnet", "args": {"model_kwargs": arguments, "gp": 10.0, "bn_eps": "x"},
+                "state_dict": small.state_dict()}, tmp_path / "w.pth")  # fmt: skip
+    assert torch.equal(_features(tmp_path / "w.pth"), expected)
+
+
+@pytest.mark.parametrize("arguments", [{"act_layer": "none"}, {"global_pool": "none"}, {"patch_size": 0}])
+def test_encoder_args_that_timm_cannot_use_are_one_line(arguments):
+    with pytest.raises(UserError, match=r"timm model 'test_vit' could not be made: .*; check encoder_args"):
+        load_encoder("timm:test_vit", pretrained=False, encoder_args=arguments, device="cpu")
+
+
+def test_settings_that_the_user_gives_come_before_those_of_the_file(tmp_path, small):
+    (tmp_path / "config.json").write_text(_says(mean=[0.1] * 3))
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    assert _mean(tmp_path / "w.pth", "test_resnet")[0] == (0.1, 0.1, 0.1)
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        given = {name: {"mean": (0.2, 0.2, 0.2), "std": (1.0, 1.0, 1.0), "input_size": (3, 64, 64), "classifier": "fc"}}
+        assert _mean(tmp_path / "w.pth", "test_resnet", encoder_args=given)[0] == (0.2, 0.2, 0.2)
 
 
 def test_weights_of_transformers_are_not_those_of_another_timm_model(tmp_path, small):

@@ -7,9 +7,9 @@ results. Two passes over the same pictures show it.
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -70,6 +70,7 @@ def _leave_inference_mode(model: nn.Module) -> None:
 
 
 _LEAST_CROP = 0.05  # of an image; a smaller value is a mistake, and would enlarge the image more than twenty times
+_LARGEST = sys.float_info.max  # a whole number may be larger, but is no number for torch
 
 
 def checked_preparation(
@@ -89,16 +90,17 @@ def checked_preparation(
     mean, std = _of_channels(mean, f"{called}: mean"), _of_channels(std, f"{called}: std")
     if not all(-2 <= value <= 2 for value in mean):
         raise UserError(f"{called} has mean {mean}; images are in [0, 1], so divide mean and std by 255")
-    if not all(0 < value < math.inf for value in std):
+    if not all(0 < value <= _LARGEST for value in std):
         raise UserError(f"{called} has std {std}; give numbers above 0, for images in [0, 1]")
-    if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not _LEAST_CROP <= crop_pct < math.inf:
+    if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not _LEAST_CROP <= crop_pct <= _LARGEST:
         raise UserError(f"{called} has crop_pct {crop_pct!r}; give a number from {_LEAST_CROP} to 1")
     return mean, std, crop_pct
 
 
 def _of_channels(values: Any, called: str) -> tuple[float, ...]:
-    said = " ".join(repr(values).split())
-    with explained(f"{called} {said} cannot be used", TypeError, ValueError, hint="give three numbers"):
+    said = " ".join(f"{values!r:.200}".split())
+    with explained(f"{called} {said} cannot be used", TypeError, ValueError, OverflowError, RuntimeError,
+                   hint="give three numbers"):  # fmt: skip
         given = values.flatten().tolist() if hasattr(values, "tolist") else values
         numbers = tuple(given) if isinstance(given, Sequence) else (float(given),) * 3
         if len(numbers) != 3:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ _NOT_OF_THE_MODEL = (
 """Arguments of ``timm.create_model`` that a description does not set."""
 _MOST_BYTES = 2**20
 """Size of a config.json up to which it is read; label names may fill some 100 kB."""
+_MOST_PIXELS = 2048
+"""Input size up to which a description is followed; more could fill the memory without the user's asking for it."""
+_LARGEST = 2**13
+"""Largest sum of the whole numbers among a model's arguments."""
+_WORDS = re.compile(r"[\w.+-]{0,100}", re.ASCII)
 
 
 @dataclass
@@ -53,8 +58,10 @@ def is_of_transformers(path: Path) -> bool:
 
 def _json(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= _MOST_BYTES:
-            return json.loads(path.read_bytes())
+        if path.is_file():  # not a pipe or a device, which may block or have no end
+            with path.open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+            return json.loads(data) if len(data) <= _MOST_BYTES else None
     return None
 
 
@@ -64,9 +71,9 @@ def _in_config(content: Any) -> Description | None:
     if not isinstance(settings, Mapping):
         return None
     name, tag = content.get("architecture", settings.get("architecture")), settings.get("tag")
-    if not isinstance(name, str):
+    if not _is_word(name):
         return None
-    full = f"{name}.{tag}" if isinstance(tag, str) and tag else name
+    full = f"{name}.{tag}" if _is_word(tag) and tag else name
     return Description(full, _of_images(settings), _of_model(content.get("model_args")))
 
 
@@ -75,43 +82,73 @@ def _in_options(content: Mapping[str, Any]) -> Description | None:
     options = content.get("args")
     options = options if isinstance(options, Mapping) else {}
     name = content.get("arch", options.get("model"))
-    if not isinstance(name, str):
+    if not _is_word(name):
         return None
-    side = options.get("input_size") or options.get("img_size")
-    given = {"global_pool": options.get("gp"), "bn_eps": options.get("bn_eps")}
-    arguments = {key: value for key, value in given.items() if value is not None}
-    return Description(
-        name, _of_images({**options, "input_size": side}), arguments | _of_model(options.get("model_kwargs"))
-    )
+    images = {**_of_images({"input_size": options.get("img_size")}), **_of_images(options)}
+    pool, epsilon = options.get("gp"), options.get("bn_eps")
+    arguments = {"global_pool": pool} if _is_word(pool) else {}
+    arguments |= {"bn_eps": epsilon} if _is_number(epsilon) else {}
+    return Description(name, images, arguments | _of_model(options.get("model_kwargs")))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and _WORDS.fullmatch(value) is not None
 
 
 def _of_model(arguments: Any) -> dict[str, Any]:
+    """The arguments that are words, numbers and the like; a list or a dictionary of them may be one, too.
+
+    Other objects, such as functions, cannot be stored with weights. Large numbers are not followed, because a model of
+    billions of layers would fill the memory; see also `timm`.
+    """
     given = arguments if isinstance(arguments, Mapping) else {}
-    return {str(name): value for name, value in given.items() if name not in _NOT_OF_THE_MODEL}
+    found, total = {}, 0
+    for name, value in given.items():
+        if _is_word(name) and name not in _NOT_OF_THE_MODEL:
+            with suppress(ValueError):
+                total += _sum_of_plain(value)
+                found[name] = value
+    return found if total <= _LARGEST else {}
+
+
+def _sum_of_plain(value: Any, depth: int = 3) -> int:
+    """Sum of the whole numbers in a value; raises ValueError if it is not plain."""
+    if value is None or isinstance(value, bool | float) or _is_word(value):
+        return 0
+    if isinstance(value, int):
+        return abs(value)
+    if depth and isinstance(value, list | tuple | dict) and len(value) <= 100:
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return sum(_sum_of_plain(one, depth - 1) for one in inner)
+    raise ValueError("not plain")
 
 
 def _of_images(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that are stated and possible."""
     found: dict[str, Any] = {}
-    mean, std, crop = values.get("mean"), values.get("std"), values.get("crop_pct")
-    with suppress(ValueError, TypeError):
-        if mean is not None and std is not None:
-            found["mean"], found["std"], _ = checked_preparation(_of_three(mean), _of_three(std), 1.0, name="")
+    mean, std, crop = (values.get(name) for name in ("mean", "std", "crop_pct"))
     with suppress(ValueError):
-        if crop is not None:
-            found["crop_pct"] = checked_preparation(0.0, 1.0, crop, name="")[2]
-    if values.get("interpolation") in RESAMPLING:
+        found["mean"], found["std"], _ = checked_preparation(_of_channels(mean), _of_channels(std), 1.0, name="")
+    with suppress(ValueError):
+        found["crop_pct"] = checked_preparation(0.0, 1.0, crop, name="")[2]
+    if _is_word(values.get("interpolation")) and values["interpolation"] in RESAMPLING:
         found["interpolation"] = values["interpolation"]
     size = values.get("input_size")
     side = size[-1] if isinstance(size, list | tuple) and size else size
-    if isinstance(side, int) and not isinstance(side, bool) and side >= 8:
+    if isinstance(side, int) and 8 <= side <= _MOST_PIXELS:
         found["input_size"] = (3, side, side)
     if isinstance(values.get("fixed_input_size"), bool):
         found["fixed_input_size"] = values["fixed_input_size"]
     return found
 
 
-def _of_three(values: Any) -> Any:
-    """timm's options may have one value for all channels."""
-    is_one = isinstance(values, list | tuple) and len(values) == 1 and isinstance(values[0], Real)
-    return values[0] if is_one else values
+def _of_channels(values: Any) -> Any:
+    """Three numbers, or the one for all channels that timm's options may have."""
+    numbers = values if isinstance(values, list | tuple) else [values]
+    if len(numbers) not in (1, 3) or not all(map(_is_number, numbers)):
+        raise ValueError("not numbers of channels")
+    return numbers if len(numbers) == 3 else numbers[0]

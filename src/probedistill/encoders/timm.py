@@ -7,8 +7,10 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,9 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     about = described(local) if local is not None and config.checkpoint is not None else Description()
     made_as, images, stated = _followed(about, name)
     arguments = {**stated, **(recipe.args if recipe else {}), **config.encoder_args}
-    if images:
-        arguments["pretrained_cfg_overlay"] = {**images, **arguments.get("pretrained_cfg_overlay", {})}
+    overlay = arguments.get("pretrained_cfg_overlay") or {}
+    if images and "pretrained_cfg" not in arguments and isinstance(overlay, Mapping):
+        overlay = arguments["pretrained_cfg_overlay"] = {**images, **overlay}
     # A classifier in a local file is loaded only if its size was given; pooled features do not need it.
     keeps_classifier = "num_classes" in arguments or (config.features == "output" and local is None)
     if not keeps_classifier:
@@ -76,10 +79,12 @@ def load_timm(name: str, config: EncoderConfig) -> Loaded:
     way_out = f"give {option('checkpoint', 'FILE')}, or use efficientnet_lite0, which needs no network"
     needed = own and _asks_the_hub(name, arguments.get("num_classes") if config.features == "output" else None)
     with asking_the_hub(f"encoder {config.encoder!r}", way_out, needed=needed):
+        if stated and local is not None:
+            _check_number_of_weights(made_as, arguments, stated, local)
         model = _made(made_as, config, arguments, stated, own=own)
     resized = local is not None and _fill(model, local, name, recipe, config.checkpoint_key)
     if config.checkpoint is not None and config.preprocess == "own":
-        is_known = recipe is not None or "mean" in arguments.get("pretrained_cfg_overlay", {})
+        is_known = recipe is not None or "pretrained_cfg" in arguments or "mean" in overlay
         _warn_of_preparation(about, name, is_known=is_known)
     if config.features == "pooled" and keeps_classifier:
         model.reset_classifier(0)
@@ -147,15 +152,35 @@ def _made(name: str, config: EncoderConfig, arguments: dict[str, Any], stated: d
             return timm.create_model(name, pretrained=own, **arguments)
     except TypeError as error:
         given = f"encoder_args {dict(config.encoder_args)}" + f" or the checkpoint's own {stated}" * bool(stated)
-        raise UserError(f"{given} do not suit timm model {name!r}: {error}") from error
-    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{given:.400} do not suit timm model {name!r}: {first_line(error)}") from error
+    except (OSError, RuntimeError, ValueError, LookupError, ArithmeticError, AssertionError, AttributeError) as error:
         reason = first_line(error).rstrip(".")
         fix = (  # a command that takes an encoder in one word also takes a file of options
             f"give {option('checkpoint', 'FILE')} or {option('pretrained', False)}, or a YAML file with these options"
             if own
             else f"check {option('encoder_args')} and {option('input_size')}"
+            + f", or the checkpoint's own arguments {stated!s:.200}" * bool(stated)
         )
         raise UserError(f"timm model {name!r} could not be made: {reason}; {fix}") from error
+
+
+def _check_number_of_weights(name: str, arguments: dict[str, Any], stated: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` if a checkpoint describes a model with more weights than the file has bytes.
+
+    It could fill the memory, long before its weights are compared with those in the file.
+    """
+    import timm
+
+    count = size = 0
+    with suppress(Exception), warnings.catch_warnings(), torch.device("meta"):  # `_made` reports errors
+        warnings.simplefilter("ignore")
+        model = timm.create_model(name, pretrained=False, **arguments)
+        count, size = sum(t.numel() for t in chain(model.parameters(), model.buffers())), path.stat().st_size
+    if count > size:
+        raise UserError(
+            f"checkpoint {str(path)!r} describes itself as timm model {name!r} with {stated!s:.200}, which has "
+            f"{count:,} weights, but it has only {size:,} bytes; remove these arguments from its description"
+        )
 
 
 def _fill(model: nn.Module, local: Path, name: str, recipe: Recipe | None, key: str | None) -> bool:
@@ -192,7 +217,8 @@ def _of_their_size(stored: dict[str, Tensor], model: Any) -> tuple[dict[str, Ten
             resized = _named_as_timm_does(stored, model)
             if _fits(resized, model):
                 return resized, True
-    model.set_input_size(img_size=before)
+    with suppress(Exception):
+        model.set_input_size(img_size=before)
     return weights, False  # weights of another model; loading refuses them
 
 
