@@ -71,6 +71,22 @@ def test_a_log_file_has_lines(standard_error):
     assert quiet.text == ""
 
 
+def test_a_long_unit_tells_how_far_it_is(standard_error):
+    stream = standard_error()
+    with ProgressBar("outer", 3), ProgressBar("probes", 2) as bar:
+        progress.tell("pass 5")
+        bar.advance()
+        progress.tell("pass 6")
+    progress.tell("nobody listens")
+    lines = stream.text.splitlines()
+    assert lines[0] == "probes: 0/2  pass 5"
+    assert lines[-1] == "probes: 1/2  pass 6"
+    live = standard_error(terminal=True)
+    with ProgressBar("probes", 2):
+        progress.tell("pass 7")
+    assert "pass 7" in live.text
+
+
 def test_set_up_in_the_first_unit_does_not_affect_the_estimate(monkeypatch):
     clock = itertools.accumulate([0.0, 0.0, 100.0, *[1.0] * 10])  # created, entered, first unit, then one second each
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))

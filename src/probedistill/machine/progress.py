@@ -17,6 +17,8 @@ LOG_EVERY = 15.0
 """Seconds between two lines in a log file."""
 DELAY = 1.0
 """Seconds before a live bar appears, even if no unit is done by then: shorter work needs none."""
+_TELL_EVERY = 0.5
+_open: list[ProgressBar] = []
 
 
 class ProgressBar:
@@ -37,6 +39,7 @@ class ProgressBar:
         self._initial, self._enabled = initial, enabled and sys.stderr is not None
         self._started = self._logged = time.monotonic()
         self._first: tuple[float, int] | None = None  # time of the first advance, and units done by then
+        self._told = 0.0
         self._bar: Any = None
         self._timer: threading.Timer | None = None
 
@@ -48,7 +51,18 @@ class ProgressBar:
                 self._timer = threading.Timer(DELAY, _show_without_a_unit, [self._bar])
                 self._timer.daemon = True
                 self._timer.start()
+        _open.append(self)
         return self
+
+    def tell(self, note: str) -> None:
+        """Show ``note`` while a unit takes long: how far it is. In a log file it stands in place of the time left."""
+        now = time.monotonic()
+        if self._bar is not None and now - self._told >= _TELL_EVERY:
+            self._told = now
+            self._bar.set_postfix_str(_writable(printable(note)), refresh=now - self._started >= DELAY)
+        elif self._bar is None and self._enabled and now - self._logged >= LOG_EVERY:
+            self._logged = now
+            say(f"{self.description}: {self.done}/{self.total}  {printable(note)}")
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Count ``units`` as done and show ``note`` (loss, accuracy …) behind the bar."""
@@ -74,11 +88,19 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self in _open:
+            _open.remove(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()
         if self._bar is not None:
             self._bar.close()
+
+
+def tell(note: str) -> None:
+    """Show a note on the innermost bar, if there is one: how far a long unit of its work is."""
+    if _open:
+        _open[-1].tell(note)
 
 
 def say(line: str) -> None:

@@ -35,7 +35,7 @@ from .arrays import (
     to_numpy,
 )
 from .kinds import Kind, Lesson
-from .logistic import fit_logistic, fit_soft_logistic
+from .logistic import fit_logistic
 from .ridge import fit_ridge
 from .sgd import INITS, fit_sgd, generator_of
 
@@ -100,7 +100,7 @@ class LinearProbe(LinearClassifier):
       the d×d (primal) and the n×n (dual) system. The penalty is ``ridge`` times the mean
       diagonal of the centred kernel, so that scaling the features changes no prediction.
     * ``"logistic"``: multinomial logistic regression with an L2 penalty, L-BFGS in float64 to
-      convergence (scikit-learn; a ``ConvergenceWarning`` says if it did not converge). The
+      convergence (scikit-learn's minimum; a ``ConvergenceWarning`` says if it did not converge). The
       features are first divided by one number, their root mean variance, for the same reason.
     * ``"sgd"``: the protocol of Linear Gradient Matching (LGM): a linear layer that starts at
       N(0, 0.01²) with bias 0, cross-entropy, Adam with step size ``lr * batch / 256`` where
@@ -290,8 +290,7 @@ class LinearProbe(LinearClassifier):
             )
             self.n_iter_ = 1
         elif self.solver == "logistic":
-            fit = fit_logistic if soft is None else fit_soft_logistic
-            coef, intercept, self.n_iter_ = fit(views, targets, weights, C=self.C)
+            coef, intercept, self.n_iter_ = fit_logistic(views, targets, weights, C=self.C)
         else:
             coef, intercept = fit_sgd(
                 views,
