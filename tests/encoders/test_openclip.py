@@ -123,10 +123,27 @@ def test_a_folder_says_how_images_are_prepared(folder):
 
 
 @pytest.mark.slow
+def test_a_folder_may_say_anything(folder):
+    place, _ = folder
+    config = json.loads((place / "open_clip_config.json").read_text())
+
+    def load(**images):
+        (place / "open_clip_config.json").write_text(json.dumps({**config, "preprocess_cfg": images}))
+        return load_encoder(f"openclip:local-dir:{place}", device="cpu")
+
+    encoder = load(mean=0.5, std=0.25, interpolation=["bilinear"])
+    assert encoder.normalisation == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert encoder.interpolation == "bicubic"
+    for wrong in ({"mean": 10**400}, {"std": "x"}, {"mean": [[0.5]] * 3}, {"std": float("nan")}):
+        with pytest.raises(UserError, match=r"give (three )?numbers"):
+            load(**{"mean": 0.5, "std": 0.5, **wrong})
+
+
+@pytest.mark.slow
 def test_a_folder_without_weights_is_not_an_encoder(folder):
     """open_clip would make random ones."""
     place, _ = folder
     (place / "open_clip_pytorch_model.bin").unlink()
-    with pytest.raises(UserError, match="could not be loaded"):
+    with pytest.raises(UserError, match=r"could not be loaded.*; check its files"):
         load_encoder(f"openclip:local-dir:{place}", device="cpu")
     assert load_encoder(f"openclip:local-dir:{place}", pretrained=False, device="cpu").dim == 64

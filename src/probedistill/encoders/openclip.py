@@ -33,7 +33,8 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     tagged: dict[str, Any] = {}
     if name.startswith(_ELSEWHERE):
         schema, _, place = name.partition(":")
-        architecture, tag, on_hub = f"{schema}:{at_home(Path(place))}", "", schema == "hf-hub"
+        on_hub = schema == "hf-hub"
+        architecture, tag = name if on_hub else f"{schema}:{at_home(Path(place))}", ""
     else:
         architecture, _, tag = name.partition("/")
         check_name("openclip model", architecture, open_clip.list_models())
@@ -56,8 +57,11 @@ def load_openclip(name: str, config: EncoderConfig) -> Loaded:
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    mean, std = (tuple(values) if isinstance(values, list) else values for values in (mean, std))
     interpolation = (getattr(visual, "preprocess_cfg", None) or {}).get("interpolation")
-    return Loaded(visual, size, tuple(mean), tuple(std), interpolation if interpolation in RESAMPLING else "bicubic")
+    if not (isinstance(interpolation, str) and interpolation in RESAMPLING):
+        interpolation = "bicubic"
+    return Loaded(visual, size, mean, std, interpolation)
 
 
 def _made(architecture: str, tag: str, config: EncoderConfig, needed: dict[str, Any]) -> Any:
@@ -82,7 +86,8 @@ def _made(architecture: str, tag: str, config: EncoderConfig, needed: dict[str, 
         raise UserError(f"encoder_args {arguments} do not suit {config.encoder!r}: {error}") from error
     except Exception as error:
         reason = first_line(error).rstrip(".")
-        raise UserError(f"encoder {config.encoder!r} could not be loaded: {reason}; check the network") from error
+        fix = "check its files" if architecture.startswith("local-dir:") else "check the network"
+        raise UserError(f"encoder {config.encoder!r} could not be loaded: {reason}; {fix}") from error
 
 
 @contextmanager

@@ -368,7 +368,8 @@ def _is_resampled(name: str, value: Tensor, weights: dict[str, Tensor]) -> bool:
 def _ends_with(source: Tensor, value: Tensor) -> bool:
     """Whether ``value`` is ``source`` in any shape, or its end: the class token's place may be left out."""
     count = value.numel()
-    return source.numel() >= count and torch.equal(source.flatten()[-count:], value.flatten())
+    is_longer = is_plain(source) and is_plain(value) and source.numel() >= count
+    return is_longer and torch.equal(source.flatten()[-count:], value.flatten())
 
 
 def _needed(model: nn.Module) -> list[str]:
