@@ -85,6 +85,10 @@ class ImagesConfig:
     strict: bool = False
     """Stop at the first unreadable image. Otherwise unreadable images are skipped and counted."""
 
+    def __post_init__(self) -> None:
+        """Take arguments that are written with hyphens."""
+        self.source_args = _as_arguments(self.source_args)
+
 
 @dataclass(kw_only=True)
 class StatisticsConfig:
@@ -135,7 +139,8 @@ class EncoderConfig:
     """Run the encoder through torch.compile."""
 
     def __post_init__(self) -> None:
-        """Split NAME@PIXELS into name and size."""
+        """Split NAME@PIXELS into name and size, and take arguments that are written with hyphens."""
+        self.encoder_args = _as_arguments(self.encoder_args)
         name, at, pixels = self.encoder.rpartition("@")
         if not (at and pixels.isdecimal()) or Path(self.encoder.removeprefix("hf:")).is_dir():
             return  # a folder may be called vit@224
@@ -344,6 +349,10 @@ class DistillConfig:
     """Options of --method clp."""
     sfm: SFMConfig = field(default_factory=SFMConfig)
     """Options of --method sfm."""
+
+    def __post_init__(self) -> None:
+        """Take arguments that are written with hyphens."""
+        self.method_args = _as_arguments(self.method_args)
 
     @classmethod
     def of(cls, *, method: str = "auto", preset: str = "default", aim: str = "home", **options: Any) -> DistillConfig:
@@ -701,6 +710,13 @@ class ComposeOptions(TypedDict, total=False):
     test_per_group: int
     size: int
     seed: int
+
+
+def _as_arguments(given: Any) -> Any:
+    """Names of arguments in Python's form: on the command line they may have hyphens, as options do."""
+    if not isinstance(given, Mapping):
+        return given  # refused by those who read it
+    return {name.replace("-", "_") if isinstance(name, str) else name: value for name, value in given.items()}
 
 
 def with_options(config: Config, options: Mapping[str, Any], function: str) -> Config:

@@ -163,7 +163,7 @@ def test_numbers_keep_their_decimals(run_cli, photos, tmp_path, given):
             "timm:test_resnet@32",
             "--encoder-args.drop_rate",
             0.25,
-            "--encoder-args.num_classes",
+            "--encoder-args.num-classes",
             7,
         ]
     assert run_cli(*arguments).code == 0

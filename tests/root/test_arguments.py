@@ -12,6 +12,8 @@ from probedistill import (
     AugmentConfig,
     DistillConfig,
     Encoder,
+    EncoderConfig,
+    ImagesConfig,
     LinearProbe,
     StatisticsConfig,
     UserError,
@@ -153,6 +155,13 @@ def test_of_labelled_images(images):
     assert len(images.select([])) == 0
     with pytest.raises(UserError, match=r"class '0' must be a list of names; write \['0'\]"):
         images.with_classes("0")
+
+
+def test_names_of_arguments_may_have_hyphens():
+    """As the options of the command line do: ``--encoder-args.pad-type same``."""
+    assert EncoderConfig(encoder="x", encoder_args={"pad-type": "same"}).encoder_args == {"pad_type": "same"}
+    assert ImagesConfig(images="x", source_args={"first-year": 2020}).source_args == {"first_year": 2020}
+    assert DistillConfig(method="module:a.py:b", method_args={"inner-steps": 3}).method_args == {"inner_steps": 3}
 
 
 def test_one_file_of_statistics_needs_no_list(tmp_path):
