@@ -29,6 +29,7 @@ from probedistill import (
 from probedistill.analysis.candidates import CANDIDATES, Lesson, temperature
 from probedistill.analysis.migrate import simulated_accuracy
 from probedistill.features.store import FeatureStore
+from probedistill.machine import progress
 
 NAMES = ("cat", "dog", "hen")
 
@@ -107,6 +108,15 @@ def test_forecast_needs_no_test_images_and_is_shown_next_to_the_truth(distilled,
     assert after.taken.accuracy == pytest.approx(right / len(data[1]))
     assert "forecast" in str(after)
     assert "Measured afterwards" in " ".join(after.findings())
+
+
+def test_progress_counts_each_fold(distilled, new, tmp_path, monkeypatch, capsys):
+    """The logistic candidate of a thousand classes takes minutes, a fold some seconds."""
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    migrate(distilled, new, features=FeatureStore(tmp_path / "cache"))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("candidates: ")]
+    done = list(dict.fromkeys(int(line.split()[1].split("/")[0]) for line in said))
+    assert done == [1, 2, 3, 4, 5, 25, 26, 27, 28, 29, 30, 50]
 
 
 def test_without_an_old_encoder_only_probes_from_scratch_remain_without_a_forecast(distilled, new, store):

@@ -26,6 +26,7 @@ from probedistill import (
 )
 from probedistill.evaluation.by_bytes import ByBytes, Shipment, _features, _shipment, by_bytes, quantised
 from probedistill.images.labelled import of_classes
+from probedistill.machine import progress
 
 
 @settings(max_examples=30, deadline=None)
@@ -124,6 +125,16 @@ def test_seeds_of_one_setting_are_one_row(run_cli, photos, tmp_path):
         assert made.code == 0, made.err
     small = by_bytes(load_encoder(TINY), *load_splits(f"folder:{photos}"), runs=[tmp_path / "small"])
     assert [one.seeds for one in small.shipments if one.kind == "images"] == [2]
+
+
+def test_progress_counts_what_is_compared(photos, tmp_path, monkeypatch, capsys):
+    """With a thousand classes each item takes many seconds."""
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    train, test = load_splits(f"folder:{photos}")
+    distill(train, load_encoder(TINY), steps=1, progress=False).save(tmp_path / "run")
+    found = by_bytes(load_encoder(TINY), train, test, runs=[tmp_path / "run"]).shipments
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if line.startswith("scores: ")]
+    assert lines == [f"scores: {done}/{len(found)}" for done in range(1, len(found) + 1)]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,13 +60,22 @@ class Lesson:
         teachers = [(head, source[views]) for head, source in self.teachers]
         return replace(self, target=self.target[views], teachers=teachers)
 
+    @property
+    def units(self) -> int:
+        """Views on which a candidate is fitted, in all: one in each fold, and every view for its head."""
+        return len(self._first_views) + len(self.target)
+
+    @property
+    def _first_views(self) -> range:
+        return range(0, len(self.target), _EVERY)
+
     def folds(self) -> Iterator[tuple[Lesson, Lesson]]:
         """One view of each image to train on and all others to test on, several times.
 
         A head is trained on many more views, but with twenty, nearly every held-out view is classified correctly with
         any encoder.
         """
-        for first in range(0, len(self.target), _EVERY):
+        for first in self._first_views:
             one = np.arange(len(self.target)) == first
             yield self.of(one), self.of(~one)
 
@@ -81,9 +90,13 @@ def flat(views: Array) -> Array:
     return views.reshape(-1, views.shape[2]).astype(np.float64)
 
 
-def cross_validated(lesson: Lesson, name: str) -> float:
-    """Mean accuracy on the held-out views."""
-    return float(np.mean([_accuracy(part.fit(name), rest.target, rest.labels) for part, rest in lesson.folds()]))
+def cross_validated(lesson: Lesson, name: str, advance: Callable[[], object] = lambda: None) -> float:
+    """Mean accuracy on the held-out views; ``advance`` is called after each fold."""
+    found = []
+    for part, rest in lesson.folds():
+        found.append(_accuracy(part.fit(name), rest.target, rest.labels))
+        advance()
+    return float(np.mean(found))
 
 
 def _accuracy(head: Linear, features: Array, labels: Array) -> float:

@@ -398,10 +398,10 @@ def _candidates(
         )
     held_out: dict[str, float] = {}
     heads: dict[str, Linear] = {}
-    with ProgressBar("candidates", len(names), enabled=progress) as bar:
+    with ProgressBar("candidates", len(names) * lesson.units, enabled=progress) as bar:
         for name in names:
-            held_out[name], heads[name] = cross_validated(lesson, name), lesson.fit(name)
-            bar.advance(note=name)
+            held_out[name], heads[name] = cross_validated(lesson, name, bar.advance), lesson.fit(name)
+            bar.advance(len(lesson.target), note=name)
     found = [Candidate(name, held_out[name], _forecast(name, anchor, held_out["ridge"], lesson)) for name in names]
     return found, heads
 

@@ -25,6 +25,7 @@ from ..features.store import FeatureStore
 from ..images.duplicates import check_not_one_picture
 from ..images.entries import own_files
 from ..images.labelled import LabelledImages, check_labelled, of_classes
+from ..machine.progress import ProgressBar
 from ..probes.arrays import Array
 from ..probes.linear import LinearProbe
 from ..seeds import Stream, seed_of
@@ -194,17 +195,19 @@ def by_bytes(
     bank = store.of(encoder, train)
     banks = [store.of(one, of_classes(test, train.class_names)) for one in encoders]
     nothing: list[float | None] = [None] * (len(encoders) - 1)
-    found = [
-        Shipment(name, kind, size, (_accuracy(scores, banks[0]), *nothing))
-        for name, kind, size, scores in _features(bank)
-    ]
-    for folders in _together(sets):
-        scored = []
-        for folder in folders:
-            one = sets[folder]
-            order = [train.class_names.index(label) for label in one.class_names]
-            scored.append([_of_images(one, order, e, b, store) for e, b in zip(encoders, banks, strict=True)])
-        found.append(_shipment(folders, scored))
+    found = []
+    with ProgressBar("scores", _count_of_features(bank) + len(sets), enabled=store.progress) as bar:
+        for name, kind, size, scores in _features(bank):
+            found.append(Shipment(name, kind, size, (_accuracy(scores, banks[0]), *nothing)))
+            bar.advance(note=name)
+        for folders in _together(sets):
+            scored = []
+            for folder in folders:
+                one = sets[folder]
+                order = [train.class_names.index(label) for label in one.class_names]
+                scored.append([_of_images(one, order, e, b, store) for e, b in zip(encoders, banks, strict=True)])
+                bar.advance(note=folder.name)
+            found.append(_shipment(folders, scored))
     names = tuple(f"{one.name} at {one.input_size} px" for one in encoders)
     return ByBytes(names, len(banks[0]), tuple(sorted(found, key=lambda one: one.bytes)))
 
@@ -266,13 +269,22 @@ def _features(bank: FeatureBank) -> Iterator[tuple[str, str, int, Callable[[Arra
         if classes == 2:
             coef, intercept = np.vstack([-coef, coef]), np.concatenate([-intercept, intercept])
         yield "LDA in fp32", "LDA", 4 * classes * (bank.dim + 1), _linear(coef, intercept)
-    fewest = int(np.bincount(y).min())
-    for count in (count for count in PER_CLASS if count <= fewest):
+    for count in _centres_per_class(bank):
         seeds = [seed_of(0, Stream.CLUSTERS, c) for c in range(classes)]
         centres = torch.cat([cluster_centres(bank.centre[bank.labels == c], count, s) for c, s in enumerate(seeds)])
         kept = centres.numpy().astype(np.float16)
         probe = LinearProbe("ridge").fit(kept.astype(np.float32), np.repeat(np.arange(classes), count))
         yield f"{count} feature centres per class", "feature centres", kept.nbytes, probe.logits
+
+
+def _centres_per_class(bank: FeatureBank) -> list[int]:
+    fewest = int(torch.bincount(bank.labels).min())
+    return [count for count in PER_CLASS if count <= fewest]
+
+
+def _count_of_features(bank: FeatureBank) -> int:
+    """How many items `_features` yields."""
+    return len(BITS) + 1 + (len(bank) > bank.num_classes) + len(_centres_per_class(bank))
 
 
 def quantised(coef: Array, bits: int) -> tuple[Array, int]:
