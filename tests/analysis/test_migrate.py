@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_progress_counts_each_fold(distilled, new, tmp_path, monkeypatch, capsys
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("candidates: ")]
     done = list(dict.fromkeys(int(line.split()[1].split("/")[0]) for line in said))
     assert done == [1, 2, 3, 4, 5, 25, 26, 27, 28, 29, 30, 50]
+
+
+def test_a_candidate_that_takes_minutes_is_announced(distilled, new, tmp_path, monkeypatch, capsys):
+    store = FeatureStore(tmp_path / "cache")
+    migrate(distilled, new, features=store)
+    assert "candidate logistic" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.modules[migrate.__module__], "_LONG", 0.0)
+    migrate(distilled, new, features=store)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("candidate logistic")]
+    assert len(said) == 1
+    assert said[0].endswith("because there are 3 classes")
 
 
 def test_without_an_old_encoder_only_probes_from_scratch_remain_without_a_forecast(distilled, new, store):

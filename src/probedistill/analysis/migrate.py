@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..errors import UserError, by_caller, option, unknown_name
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
-from ..machine.progress import ProgressBar
+from ..machine.progress import ProgressBar, say
 from ..machine.torch_state import own_torch_state
 from ..methods import check_name
 from ..seeds import Stream, seed_of
@@ -28,14 +29,15 @@ from ..show.tables import Table, number, percent, points
 from ..store.distilled import DistilledSet, as_set, check_each_class
 from ..store.records import Count, OrNaN, Share
 from ..store.run_record import EncoderRecord, ImagesRecord
-from ..text import counted
+from ..text import counted, duration
 from .base import Analysis, Array, EncoderAbout
-from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, cross_validated, flat, temperature
+from .candidates import CANDIDATES, SCRATCH, Lesson, Linear, accuracies, cross_validated, flat, temperature
 from .similarity import linear_cka
 
 AUTO = "auto"
 
 VIEWS = 20
+_LONG = 60.0  # seconds from which the cost of a candidate is announced
 _DRAWS = 20_000  # for the simulated accuracy: a sampling error of 0.3 points
 
 CROSSING = {
@@ -396,14 +398,27 @@ def _candidates(
             f"{option('source')}, and {option('keep_head', True)} when distilling or {option('stats')}, or take "
             "ridge or logistic"
         )
+    classes = len(np.unique(lesson.labels))
     held_out: dict[str, float] = {}
     heads: dict[str, Linear] = {}
     with ProgressBar("candidates", len(names) * lesson.units, enabled=progress) as bar:
         for name in names:
-            held_out[name], heads[name] = cross_validated(lesson, name, bar.advance), lesson.fit(name)
+            begun, folds = time.monotonic(), list[float]()
+            for accuracy in accuracies(lesson, name):
+                folds.append(accuracy)
+                bar.advance()
+                if len(folds) == 1 and progress:
+                    _say_cost(name, (time.monotonic() - begun) * lesson.units, classes)
+            held_out[name], heads[name] = float(np.mean(folds)), lesson.fit(name)
             bar.advance(len(lesson.target), note=name)
     found = [Candidate(name, held_out[name], _forecast(name, anchor, held_out["ridge"], lesson)) for name in names]
     return found, heads
+
+
+def _say_cost(name: str, seconds: float, classes: int) -> None:
+    """Say that a candidate takes over a minute, once its first fold has been timed."""
+    if seconds > _LONG:
+        say(f"candidate {name}: up to {duration(seconds)}, because there are {classes:,} classes")
 
 
 def _anchor(
