@@ -170,6 +170,7 @@ def test_synthetic_images_that_show_only_backgrounds_rely_on_them(data, tmp_path
     assert not against_it.share
 
 
+@pytest.mark.slow
 def test_report_of_a_run(bias_cli, run, data, tmp_path):
     outcome = bias_cli("--encoders", TINY)
     assert outcome.code == 0, outcome.err

@@ -312,6 +312,7 @@ def test_logistic_is_scikit_learns_minimum_with_many_classes_and_unequal_feature
     np.testing.assert_allclose(probe.predict_proba(X.reshape(-1, d)), reference.predict_proba(flat), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_logistic_takes_few_passes_for_many_classes(monkeypatch):
     """Two hundred classes, one image each, whose features vary as those of encoders do."""
     rng = np.random.default_rng(1)

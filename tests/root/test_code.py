@@ -55,6 +55,7 @@ for pool, sign in (("mean", "1"), ("amax", "-1"), ("mean", "1")):
 """
 
 
+@pytest.mark.slow
 def test_cells_of_a_notebook_that_are_run_again(tmp_path):
     """The program comes from standard input, so that its classes have no file, as those of a notebook."""
     command = [sys.executable, "-W", "ignore", "-"]

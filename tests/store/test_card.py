@@ -152,6 +152,7 @@ def test_datasets_reads_the_run_as_its_images_alone(tmp_path):
     assert [(row["label"], row["class_name"]) for row in data] == list(enumerate(["red", "train", "[x]"]))
 
 
+@pytest.mark.slow
 def test_testing_on_the_training_split_under_another_name_is_warned_of(distil_cli, run_cli, tmp_path):
     photos, run = make_image_folder(tmp_path / "photos", per_class=6, size=8), tmp_path / "run"
     (tmp_path / "link").symlink_to(photos / "train")
