@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
@@ -83,8 +83,11 @@ def _minimum(
     variances = np.append(variances.clip(min=0), 1.0)  # the last is that of b
     penalties = np.append(np.full(len(variances) - 1, penalty), 0.0)
 
+    passes = itertools.count()  # the first one only estimates the curvature
+
     def loss(point: Array) -> tuple[float, Array, float]:
         """The loss, its gradient, and the mean p(1 − p) of classes."""
+        tell(f"logistic regression, {counted(n_views, 'view')}: pass {next(passes)}")
         logits = features @ point[:, :-1].T + point[:, -1]
         logits -= logits.max(axis=1, keepdims=True)
         right = logits[np.arange(count), codes] if rows is None else np.einsum("ij,ij->i", rows, logits)
@@ -102,49 +105,65 @@ def _minimum(
 
     if axes is not None:
         point = np.column_stack([point[:, :-1] @ axes, point[:, -1]])
-    shape, bend, iterations = point.shape, max(loss(point)[2], _LEAST), 0
-    passes = [0]
+    bend, iterations = max(loss(point)[2], _LEAST), 0
     while True:
-        lengths = 1 / np.sqrt(bend * variances + penalties)
-        last = _Last()
-
-        def scaled(flat: Array, lengths: Array = lengths, last: _Last = last) -> tuple[float, Array]:
-            last.value, gradient, last.bend = loss(flat.reshape(shape) * lengths)
-            gradient *= lengths
-            last.gain = float(np.vdot(gradient, gradient)) / 2
-            last.bend = max(last.bend, _LEAST)
-            passes[0] += 1
-            tell(f"logistic regression, {counted(n_views, 'view')}: pass {passes[0]}")
-            return last.value, gradient.ravel()
-
-        def good(bend: float = bend, last: _Last = last) -> bool:
-            return last.gain <= precision * last.value or not 1 / _STALE < last.bend / bend < _STALE
-
+        scaled = _Scaled(loss, point.shape, 1 / np.sqrt(bend * variances + penalties), bend, precision)
         most = _LOGISTIC_MAX_ITER - iterations
-        found, more = lbfgs(scaled, (point / lengths).ravel(), max_iter=most, finished=good)
-        point, iterations = found.reshape(shape) * lengths, iterations + more
+        found, more = lbfgs(scaled, scaled.flat(point), max_iter=most, finished=scaled.is_finished)
+        point, iterations = scaled.point(found), iterations + more
         if iterations >= _LOGISTIC_MAX_ITER:
             warnings.warn(f"L-BFGS did not converge in {iterations} iterations", ConvergenceWarning, stacklevel=2)
             break
-        if last.gain <= precision * last.value or 1 / _STALE < last.bend / bend < _STALE:
+        if scaled.is_minimum or not scaled.is_stale:
             break
-        bend = last.bend
+        bend = scaled.last_bend
     return point if axes is None else np.column_stack([point[:, :-1] @ axes.T, point[:, -1]]), iterations
 
 
-@dataclass
-class _Last:
-    """What the last evaluation of the loss found.
+class _Scaled:
+    """The loss of a point whose coordinates are divided by ``lengths``.
 
     Attributes:
-        value: The loss.
-        gain: By how much a Newton step would reduce it, estimated.
-        bend: Mean p(1 − p) of classes.
+        value: The loss at the last evaluation.
+        gain: By how much a Newton step from there would reduce it, estimated.
+        last_bend: The mean p(1 − p) of classes there; ``bend`` is the one that ``lengths`` were made for.
     """
 
-    value: float = 0.0
-    gain: float = 0.0
-    bend: float = 1.0
+    value = gain = last_bend = 0.0
+
+    def __init__(
+        self,
+        loss: Callable[[Array], tuple[float, Array, float]],
+        shape: tuple[int, ...],
+        lengths: Array,
+        bend: float,
+        precision: float,
+    ) -> None:
+        self.loss, self.shape, self.lengths, self.bend, self.precision = loss, shape, lengths, bend, precision
+
+    def __call__(self, flat: Array) -> tuple[float, Array]:
+        self.value, gradient, bend = self.loss(self.point(flat))
+        gradient *= self.lengths
+        self.gain, self.last_bend = float(np.vdot(gradient, gradient)) / 2, max(bend, _LEAST)
+        return self.value, gradient.ravel()
+
+    def point(self, flat: Array) -> Array:
+        return flat.reshape(self.shape) * self.lengths
+
+    def flat(self, point: Array) -> Array:
+        return (point / self.lengths).ravel()
+
+    @property
+    def is_minimum(self) -> bool:
+        return self.gain <= self.precision * self.value
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the curvature has changed so much that it should be estimated again."""
+        return not 1 / _STALE < self.last_bend / self.bend < _STALE
+
+    def is_finished(self) -> bool:
+        return self.is_minimum or self.is_stale
 
 
 def lbfgs(
@@ -167,23 +186,22 @@ def lbfgs(
         finished: Called after each iteration, whose point was the last at which ``loss`` was called; whether it is
             good enough.
     """
-    done, point = 0, start
+    done = 0
 
     def after(reached: Array) -> None:
-        nonlocal done, point
+        nonlocal done
         done += 1
         advance()
         if finished():
-            point = reached.copy()
-            raise _Finished
+            raise _Finished(reached.copy())
 
     options = {"maxiter": max_iter, "maxls": 50, "gtol": 0.0, "ftol": 64 * np.finfo(float).eps}
     try:
         result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=after)
-    except _Finished:
-        return point, done
+    except _Finished as end:
+        return end.args[0], done
     return result.x, int(result.nit)
 
 
 class _Finished(Exception):
-    """Ends the minimisation: a callback's ``StopIteration`` does so only from scipy 1.11 on."""
+    """Ends the minimisation at a point: a callback's ``StopIteration`` does so only from scipy 1.11 on."""
