@@ -124,7 +124,7 @@ def test_a_candidate_that_takes_minutes_is_announced(distilled, new, tmp_path, m
     store = FeatureStore(tmp_path / "cache")
     migrate(distilled, new, features=store)
     assert "candidate logistic" not in capsys.readouterr().err
-    monkeypatch.setattr(sys.modules[migrate.__module__], "_LONG", 0.0)
+    monkeypatch.setattr(sys.modules[migrate.__module__], "SAID_FROM", 0.0)
     migrate(distilled, new, features=store)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("candidate logistic")]
     assert len(said) == 1

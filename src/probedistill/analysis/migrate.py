@@ -16,6 +16,7 @@ from .._version import __version__
 from ..config import AugmentConfig, check_config
 from ..encoders.encoder import Encoder, check_encoder
 from ..errors import UserError, by_caller, option, unknown_name
+from ..evaluation.cost import SAID_FROM
 from ..features.statistics import ClassStatistics
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
@@ -37,7 +38,6 @@ from .similarity import linear_cka
 AUTO = "auto"
 
 VIEWS = 20
-_LONG = 60.0  # seconds from which the cost of a candidate is announced
 _DRAWS = 20_000  # for the simulated accuracy: a sampling error of 0.3 points
 
 CROSSING = {
@@ -398,7 +398,6 @@ def _candidates(
             f"{option('source')}, and {option('keep_head', True)} when distilling or {option('stats')}, or take "
             "ridge or logistic"
         )
-    classes = len(np.unique(lesson.labels))
     held_out: dict[str, float] = {}
     heads: dict[str, Linear] = {}
     with ProgressBar("candidates", len(names) * lesson.units, enabled=progress) as bar:
@@ -408,17 +407,17 @@ def _candidates(
                 folds.append(accuracy)
                 bar.advance()
                 if len(folds) == 1 and progress:
-                    _say_cost(name, (time.monotonic() - begun) * lesson.units, classes)
+                    _say_cost(name, (time.monotonic() - begun) * lesson.units, lesson)
             held_out[name], heads[name] = float(np.mean(folds)), lesson.fit(name)
             bar.advance(len(lesson.target), note=name)
     found = [Candidate(name, held_out[name], _forecast(name, anchor, held_out["ridge"], lesson)) for name in names]
     return found, heads
 
 
-def _say_cost(name: str, seconds: float, classes: int) -> None:
+def _say_cost(name: str, seconds: float, lesson: Lesson) -> None:
     """Say that a candidate takes over a minute, once its first fold has been timed."""
-    if seconds > _LONG:
-        say(f"candidate {name}: up to {duration(seconds)}, because there are {classes:,} classes")
+    if seconds >= SAID_FROM:
+        say(f"candidate {name}: up to {duration(seconds)}, because there are {len(np.unique(lesson.labels)):,} classes")
 
 
 def _anchor(
