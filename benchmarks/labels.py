@@ -33,9 +33,7 @@ def main() -> None:
             for labels, soft_labels in LABELS.items():
                 labelled = with_extras(one, encoders["lite0"], bank, soft_labels=soft_labels)
                 for target, encoder in encoders.items():
-                    scores = evaluate(
-                        labelled, encoder, None, test, baselines=[], seeds=2, progress=False, **PROTOCOL
-                    )  # fmt: skip
+                    scores = evaluate(labelled, encoder, None, test, baselines=[], seeds=2, progress=False, **PROTOCOL)
                     for row in scores.rows:
                         if row.soft_labels or labels == "hard":  # a set with soft labels is scored with hard ones, too
                             top1.setdefault((labels, target, row.probe), []).append(row.top1)

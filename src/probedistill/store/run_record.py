@@ -341,7 +341,7 @@ class RunRecord(History):
         return self.method if self.config.steps == 0 else None
 
     def __post_init__(self) -> None:
-        """Refuse views that cannot be drawn."""
+        """Refuse views that cannot be drawn, and give sets that earlier versions merged the method of a part."""
         self.config.augment.check()
         if self.config.method == _MERGED:  # earlier versions wrote this, and lost the options of an own method
             known = (part.method for part in self.parts if part.method in METHODS.built_in)
