@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -122,6 +123,18 @@ def test_a_bar_appears_before_a_long_first_unit_is_done(standard_error, monkeypa
             time.sleep(0.01)
         assert stream.text.count("0/5") == 1
     assert stream.text.endswith("\n"), "what is printed next has a line of its own"
+
+
+def test_time_left_counts_what_was_done_before_the_bar_appeared_as_done_then(standard_error, monkeypatch):
+    stream = standard_error(terminal=True)
+    monkeypatch.setattr(progress, "DELAY", 0.6)
+    with ProgressBar("distil", 100_000) as bar:
+        until = time.monotonic() + 10
+        while stream.text.count("it/s") < 3 and time.monotonic() < until:
+            time.sleep(0.01)  # so at most 100 units a second
+            bar.advance()
+    rates = [float(rate) for rate in re.findall(r"([\d.]+)it/s", stream.text)]
+    assert 0 < max(rates) < 105
 
 
 def test_silent_if_told_so(standard_error):

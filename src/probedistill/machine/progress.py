@@ -163,6 +163,7 @@ def _show_without_a_unit(bar: Any) -> None:
     with suppress(OSError, ValueError), bar.get_lock():  # a stream that is closed raises ValueError
         if bar.last_print_t == bar.start_t:
             bar.last_print_t = time.time()  # which tells its close() that there is a line to end
+            bar.last_print_n = bar.n  # or the units so far would count as done since then
             bar.refresh(nolock=True)
 
 
