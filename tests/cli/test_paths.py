@@ -96,12 +96,16 @@ def test_a_link_to_a_device_is_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+STATISTICS = "\x40" + "\0" * 7 + r"""{"__metadata__":{"metadata":"{\"about\": {}}"}}"""
+MODEL = b"\x40" + b"\0" * 7 + b'{"head.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+
+
 @pytest.mark.parametrize(
     ("words", "earlier"),
     [
         (["predict", "HEAD", "PHOTOS", "--encoder", TINY, "--csv", "FILE"], "photo,class,percent\n"),
-        (["baseline", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], "{}"),
-        (["stats", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], "\x10" + "\0" * 7 + "{}"),
+        (["baseline", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], '{"kind": "evaluation"}'),
+        (["stats", "--images", "folder:PHOTOS", "--encoder", TINY, "--out", "FILE"], STATISTICS),
         (["runs", "RUNS", "--csv", "FILE"], "\ufeffrun,seed,encoder,probe,top1\n"),
     ],
     ids=lambda words: words[0],
@@ -114,7 +118,7 @@ def test_a_file_of_another_kind_is_not_replaced(words, earlier, photos, finished
     named = {"HEAD": head, "RUNS": tmp_path, "FILE": file, "folder:PHOTOS": f"folder:{photos}", "PHOTOS": photos}
     command = [named.get(word, word) for word in words]
     photo = next(photos.rglob("*.png")).read_bytes()
-    for content in (photo, b"images: folder:photos\n"):
+    for content in (photo, b"images: folder:photos\n", (finished / "run.json").read_bytes(), MODEL):
         file.write_bytes(content)
         assert "a.jpg' is a file of another kind, which would be replaced; choose" in run_cli(*command).error()
         assert file.read_bytes() == content

@@ -147,6 +147,12 @@ def test_the_command(run_cli, photos, tmp_path):
     assert (tmp_path / "bytes.png").exists()
     assert (tmp_path / "bytes.svg").read_text().startswith("<?xml")
     assert "are for --by-bytes" in run_cli(*command, "--runs", tmp_path).error()
+    set_of_photos = [*command, "--save", "random", "--out", tmp_path / "random"]
+    assert "are for --by-bytes" in run_cli(*set_of_photos, "--runs", tmp_path).error()
+    assert "--save and --by-bytes are two jobs" in run_cli(*set_of_photos, "--by-bytes").error()
+    # Figures get the name of the numbers, and so would replace them; scores are not numbers of this kind.
+    assert "is for the numbers" in run_cli(*command, "--by-bytes", "--out", tmp_path / "bytes2.png").error()
+    assert "a file of another kind" in run_cli(*command, "--out", tmp_path / "bytes.json").error()
 
 
 @pytest.mark.parametrize("bits", [32])

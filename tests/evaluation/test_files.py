@@ -131,7 +131,7 @@ def test_rows_of_two_probes_with_epochs_are_of_the_same_epochs(distilled, encode
 
 def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp_path):
     out = tmp_path / "scores.json"
-    out.write_text("{}")
+    out.write_text('{"kind": "evaluation"}')
     with pytest.warns(UserWarning, match=r"evaluation file .*replacing it"):
         evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
     assert len(load_evaluation(out).rows) == 1

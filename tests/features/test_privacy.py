@@ -208,9 +208,18 @@ def test_small_classes_and_a_large_delta_are_warned_of(run_cli, photos, tmp_path
     monkeypatch.setattr("probedistill.features.privacy.check_promise", silent)
     make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", tmp_path / "a.stats", "--epsilon"]
     assert "mostly noise: 2 of 2 classes" in run_cli(*make, 0.1).out
+    (tmp_path / "a.stats").unlink()
     careless = run_cli(*make, 1000, "--delta", 0.5).out
     assert "mostly noise" not in careless
     assert "delta 0.5 promises almost nothing for" in careless
+
+
+def test_a_second_release_does_not_replace_the_first(photos, run_cli, tmp_path):
+    make = ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--all-images", "--out", tmp_path / "a.stats"]
+    assert run_cli(*make, "--epsilon", 1).code == 0
+    first = (tmp_path / "a.stats").read_bytes()
+    assert "is a release already" in run_cli(*make, "--epsilon", 1).error()
+    assert (tmp_path / "a.stats").read_bytes() == first
 
 
 @pytest.mark.parametrize(

@@ -316,11 +316,14 @@ def baseline(
         --save, the folder for the set.
     """
     from ..encoders.load import load_encoder
+    from ..evaluation.by_bytes import KIND as BY_BYTES
     from ..evaluation.protocol import evaluate as run_evaluate
+    from ..evaluation.result import KIND as EVALUATION
     from ..features.store import FeatureStore
     from ..images.splits import load_splits
     from ..probes.kinds import check_probes
     from ..store.files import check_file
+    from ..store.records import beginning
 
     settings = settings or _BaselineOptions()
     settings.check()
@@ -331,14 +334,18 @@ def baseline(
         _unused_by_baseline(settings, images_per_class, seed, "--save" if save else "--by-bytes" if by_bytes else None)
     )
     store = FeatureStore(cache, images.strict, progress)
-    if save is not None:
-        _save_baseline(save, images, encoder, images_per_class, seed, out, store)
-        return
     if not by_bytes and (runs or new_encoder):
         raise UserError("runs and new-encoder are for --by-bytes; add that, or leave them out")
+    if save is not None:
+        if by_bytes:
+            raise UserError("--save and --by-bytes are two jobs; give one of them")
+        _save_baseline(save, images, encoder, images_per_class, seed, out, store)
+        return
     if out is not None:
         named = f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there"
-        check_file(out, named, begins=rb"\s*\{")
+        check_file(out, named, begins=beginning(BY_BYTES if by_bytes else EVALUATION))
+        if by_bytes and out.suffix in _FIGURES:
+            raise UserError(f"out {str(out)!r} is for the numbers; give the name of a JSON file: figures get it, too")
     train, test = load_splits(images, progress=progress)
     if by_bytes:
         _by_bytes(train, test, encoder, runs or [], new_encoder, out, store)
@@ -349,6 +356,10 @@ def baseline(
     show(result)
     if out is not None:
         show(f"scores: {out}")
+
+
+_FIGURES = (".png", ".svg")
+"""Files with figures that --by-bytes writes beside its numbers."""
 
 
 def _unused_by_baseline(
@@ -387,7 +398,7 @@ def _by_bytes(
     show(result)
     if out is not None:
         result.save(out)
-        for kind in (".png", ".svg"):
+        for kind in _FIGURES:
             save_figures(out.with_suffix(kind), result.figures())
         show(f"numbers: {out}   figure: {out.with_suffix('.png')}, {out.with_suffix('.svg')}")
 

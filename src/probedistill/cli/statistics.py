@@ -110,6 +110,11 @@ def stats(
     check_number("real_views", real_views, whole=True)
     if epsilon is not None:
         check_promise(epsilon, delta)
+        if out.exists() and load_statistics([out]).about.privacy is not None:
+            raise UserError(
+                f"out {str(out)!r} is a release already, and a second one of the same images adds its ε and δ; "
+                "choose another name, or remove the file if nobody has seen it"
+            )
     elif delta != _DELTA:
         raise UserError(f"delta {delta} is for --epsilon; give that too, or leave --delta out")
     from ..encoders.load import load_encoder
@@ -173,4 +178,4 @@ def _check_out(out: Path) -> None:
     from ..store.files import check_file
 
     named = f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}"
-    check_file(out, named, begins=rb".{8}\{")
+    check_file(out, named, begins=rb'.{8}\{"__metadata__":\{"metadata":"\{\\"about\\":')

@@ -40,6 +40,7 @@ from ..store.records import Count, Share, write_record
 from ..store.run_record import runs_below
 from ..text import counted
 
+KIND = "by-bytes"
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 PER_CLASS = (2, 5, 10)
 """Numbers of k-means centres for each class."""
@@ -143,7 +144,7 @@ class ByBytes(Result):
 
     def save(self, path: Path | str) -> None:
         """Write the numbers as JSON."""
-        write_record(Path(path), self, kind="by-bytes")
+        write_record(Path(path), self, kind=KIND)
 
 
 def by_bytes(

@@ -68,6 +68,11 @@ def record_bytes(record: Any, *, kind: str | None = None) -> bytes:
     return (text + "\n").encode("utf-8", "surrogatepass")
 
 
+def beginning(kind: str) -> bytes:
+    """A regular expression for the first bytes of records of a kind: see `check_file`."""
+    return rb'\s*\{\s*"kind":\s*"' + kind.encode() + rb'"'
+
+
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a record's file with its digest, which is renewed after an edit."""
     content = {key: value for key, value in content.items() if key != SEAL}
