@@ -95,10 +95,11 @@ def test_a_source_of_another_package(tmp_path):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[probedistill.image_source]\ngrey = mine:source\n")
-    code = "from probedistill import load_images; print(load_images('grey:any').class_names)"
+    # As with module:mine:source, the place may be left out.
+    code = "from probedistill import load_images; print(*[load_images(s).class_names for s in ('grey:any', 'grey')])"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "('even', 'odd')"
+    assert done.stdout.strip() == "('even', 'odd') ('even', 'odd')"
 
 
 def test_items_may_be_paths_bytes_arrays_and_pictures(tmp_path):

@@ -321,8 +321,8 @@ def open_source(config: ImagesConfig) -> Source:
     """
     spec = config.images
     opener, place = _found(spec)
-    about = _description(opener)
-    if not place and not spec.startswith(OWN):
+    about, own = _description(opener), getattr(opener, "description", None) is None or spec.startswith(OWN)
+    if not place and not own:  # whoever writes a source knows whether it needs a place
         raise UserError(f"images {spec!r} names nothing after the colon; give a spec such as {about.example!r}")
     _warn_of_unused(config, about)
     others = () if spec.partition(":")[0] in SOURCES.built_in else (Exception,)
