@@ -18,6 +18,7 @@ from ..probes.kinds import need_head
 from ..store.distilled import DistilledSet
 from ..store.layout import check_named_once
 from ..store.named import run_folder, several_runs
+from ..text import counted
 from .base import EncoderAbout
 from .matrix import Source
 
@@ -128,8 +129,8 @@ def check_sets(sets: Sequence[SourceSet], train: LabelledImages, config: Transfe
     for held, count in zip(sets, counts, strict=True):
         if count != counts[0]:
             raise UserError(
-                f"{first.label} has {counts[0]} images per class, but {held.label} has {count}; give runs with the "
-                "same number, so that they can share one random baseline"
+                f"{first.label} has {counted(counts[0], 'image')} per class, but {held.label} has {count}; give runs "
+                "with the same number, so that they can share one random baseline"
             )
     return counts[0]
 

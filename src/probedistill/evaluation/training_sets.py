@@ -231,6 +231,6 @@ def check_enough(names: Sequence[str], counts: Sequence[int], per_class: int, ba
     if small and count < per_class:
         way_out = by_caller(command="--baselines full", python="baselines=['full']")
         raise UserError(
-            f"baselines {', '.join(small)} need {per_class} images per class, as many as the set has, but class "
-            f"{name!r} has {counted(count, 'real image')}; leave them out with {way_out}"
+            f"baselines {', '.join(small)} need {counted(per_class, 'image')} per class, as many as the set has, but "
+            f"class {name!r} has {counted(count, 'real image')}; leave them out with {way_out}"
         )
