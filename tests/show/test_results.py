@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from numpy.typing import NDArray
 
 from probedistill import UserError
@@ -77,8 +78,11 @@ def test_show_displays_it_in_a_notebook(result, monkeypatch):
 
 @pytest.mark.slow
 def test_plot_is_a_page_of_matplotlib(result, tmp_path):
-    result.plot().savefig(tmp_path / "result.pdf")
+    page = result.plot()
+    page.savefig(tmp_path / "result.pdf")
     assert (tmp_path / "result.pdf").read_bytes().startswith(b"%PDF")
+    # A notebook shows it, although nobody imported pyplot.
+    assert DisplayFormatter().format(page)[0]["image/png"].startswith(b"\x89PNG")
 
 
 def test_plot_of_a_result_without_drawings_is_one_line():

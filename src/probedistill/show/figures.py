@@ -12,11 +12,11 @@ from ..store.files import whole_file
 from ..text import printable
 from .draw import WIDTH, heading, scene_of
 from .drawings import COLOURS, Array, Bars, Curve, Drawing, HeatMap, Line, Plane, Points, accuracy_bars, colour
-from .scene import on_paper, save_paper
+from .scene import on_paper
 from .tables import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Paper
+    from .paper import Page
 
 __all__ = [
     "COLOURS",
@@ -67,7 +67,7 @@ class Figure:
         return f"<h4>{title}</h4><p>{summary}</p>{drawn}"
 
 
-def on_one_page(figures: Sequence[Figure]) -> Paper:
+def on_one_page(figures: Sequence[Figure]) -> Page:
     """Figures below each other, each with its title and summary, as one ``matplotlib.figure.Figure``."""
     drawn = [(figure, scene_of(figure.drawing)) for figure in figures if figure.drawing is not None]
     width = max([WIDTH, *(scene.width for _, scene in drawn)])
@@ -77,4 +77,4 @@ def on_one_page(figures: Sequence[Figure]) -> Paper:
 def save_figures(path: Path, figures: Sequence[Figure]) -> None:
     """Write figures below each other into one PNG, or an SVG if ``path`` ends in .svg, completely or not at all."""
     with whole_file(path) as temporary:
-        save_paper(temporary, on_one_page(figures), "svg" if path.suffix == ".svg" else "png")
+        on_one_page(figures).write(temporary, "svg" if path.suffix == ".svg" else "png")

@@ -10,17 +10,18 @@ import html
 import math
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..text import printable
-from .fonts import families, quiet
+from .fonts import families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from .paper import Page
 
 INK = "currentColor"
 """The colour of text: that of the page in SVG, nearly black in a PNG."""
@@ -358,10 +359,11 @@ def _rgba(colour: str, opacity: float) -> tuple[float, float, float, float]:
     return to_rgba(_PAPER_INK if colour == INK else colour, opacity)
 
 
-def on_paper(figures: Sequence[Sequence[Scene]]) -> Any:
+def on_paper(figures: Sequence[Sequence[Scene]]) -> Page:
     """Figures, each of some scenes, below each other as a ``matplotlib.figure.Figure``: 72 pixels are an inch."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+
+    from .paper import Page
 
     edge, gap, within = 12.0, 28.0, 6.0
     tops: list[tuple[Scene, float]] = []
@@ -374,7 +376,7 @@ def on_paper(figures: Sequence[Sequence[Scene]]) -> Any:
             below += scene.height
     width = max((scene.width for scene, _ in tops), default=0.0) + 2 * edge
     height = below + 2 * edge
-    figure = Figure(figsize=(width / 72, height / 72), dpi=130, facecolor="white")
+    figure = Page(figsize=(width / 72, height / 72), dpi=130, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(-edge, width - edge), ylim=(height - edge, -edge))
     axes.set_axis_off()
@@ -383,20 +385,3 @@ def on_paper(figures: Sequence[Sequence[Scene]]) -> Any:
         for scene, top in tops:
             scene.paint(axes, top)
     return figure
-
-
-def save_paper(path: Any, figure: Any, kind: str = "png") -> None:
-    """Write a matplotlib figure as PNG or SVG, without warnings about letters that its font lacks.
-
-    Args:
-        path: The file.
-        figure: The figure.
-        kind: ``"png"`` or ``"svg"``.
-    """
-    import matplotlib as mpl
-
-    # no date, so that the same figure always gives the same file
-    metadata = {"Date": None} if kind == "svg" else None
-    with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "probedistill"}), quiet():
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
-        figure.savefig(path, format=kind, metadata=metadata)
