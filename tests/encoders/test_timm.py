@@ -18,6 +18,7 @@ import shutil
 import signal
 import tarfile
 import warnings
+import zipfile
 from collections import defaultdict, deque
 from collections.abc import Callable
 from functools import partial
@@ -162,6 +163,16 @@ def test_other_files_instead_of_weights_are_recognised(tmp_path, content, says):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=rf"w\.safetensors' cannot be read as weights \({says}\); give"):
         load_encoder("timm:resnet18", checkpoint=tmp_path / "w.safetensors", device="cpu")
+
+
+def test_archives_that_unpack_to_a_multiple_of_their_size_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("probedistill.encoders.weights._MOST_PACKED", 2**20)
+    torch.save({"conv1.weight": torch.zeros(2**20)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(tmp_path / "w.pth", "w", 8) as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r"cannot be read as weights \(its \S+ bytes unpack to 4,\S+\); give"):
+        load_encoder("timm:resnet18", checkpoint=tmp_path / "w.pth", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18.a1_in1k", "local-dir:/models/resnet", "./models"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -408,3 +410,67 @@ def test_a_damaged_import_is_made_again_and_not_resumed(tmp_path, run_cli):
     error = run_cli("info", out).error()
     assert "make it again or restore it" in error
     assert "--resume" not in error
+
+
+def _peak(code):
+    """Peak of the memory in bytes of a process that runs the code, above what its imports take."""
+    code = f"""
+import resource
+from probedistill.ship.imported import read_set
+import pyarrow.parquet, scipy.stats, torch
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+{code}
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+def test_rows_that_share_one_stored_image_are_read_one_by_one(tmp_path):
+    """A few kilobytes may stand for any number of copies of a large image, of its name and of its label."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, format="PNG")
+    rows = 200
+
+    def shared(value, kind):
+        return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value], kind))
+
+    large = {
+        "image": shared(file.getvalue() + bytes(10_000_000), pa.binary()),
+        "file_name": shared("x" * 10_000_000, pa.string()),
+        "label": pa.array([0, 1] * (rows // 2)),
+    }
+    path = tmp_path / "set.parquet"
+    parquet.write_table(pa.table(large), path, compression="zstd", dictionary_pagesize_limit=2**30)
+    assert path.stat().st_size < 2**15
+    assert _peak(f"assert len(read_set({str(path)!r})) == {rows}") < 4e8
+    before = DistilledSet(IMAGES.detach(), LABELS, ("a", "b"))
+    before.save(tmp_path / "run")
+    path.rename(tmp_path / "run/images/metadata.parquet")
+    assert _peak(f"assert len(read_set({str(tmp_path / 'run/images')!r})) == 4") < 4e8
+
+
+@pytest.mark.slow
+def test_large_images_are_decoded_one_by_one(tmp_path):
+    for number in range(12):
+        folder = tmp_path / "set" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4000, 4000), (20 * number, 0, 0)).save(folder / f"{number}.png")
+    assert _peak(f"assert read_set({str(tmp_path / 'set')!r}, image_size=8).images.shape[-1] == 8") < 4.5e8
+
+
+def test_repeated_values_are_refused_before_they_are_unpacked(tmp_path):
+    few = torch.rand(1, 1, 1, 1)
+    for content in (
+        {"images": few.expand(2000, 3, 64, 64), "labels": torch.arange(2000) % 2},
+        {"images": IMAGES.detach(), "labels": few[0, 0].expand(4, 10**9)},
+    ):
+        with pytest.raises(UserError, match=r"stores far fewer values and repeats them; save copies"):
+            read_set(saved(tmp_path, content))
+    grey = torch.rand(100, 1, 64, 64).expand(-1, 3, -1, -1)  # three channels, stored once
+    assert len(read_set(saved(tmp_path, {"images": grey, "labels": torch.arange(2).repeat_interleave(50)}))) == 100

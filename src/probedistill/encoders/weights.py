@@ -179,8 +179,22 @@ def other_kind(path: Path) -> str | None:
 
 def _read(path: Path, device: str) -> Any:
     """Load a PyTorch file; opened first, because torch 2.15 treats file names that end in .safetensors differently."""
+    _check_not_packed(path)
     with open(path, "rb") as file:
         return torch.load(file, map_location=device, weights_only=True)
+
+
+_MOST_PACKED, _TIMES = 2**28, 10
+"""Bytes up to which an archive may unpack to any multiple of its size; and that multiple for larger ones. PyTorch does
+not compress its archives."""
+
+
+def _check_not_packed(path: Path) -> None:
+    """Raise `ValueError` for an archive that would fill the memory: a megabyte of zeros may stand for gigabytes."""
+    with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
+        unpacked, packed = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if unpacked > max(_MOST_PACKED, _TIMES * packed):
+            raise ValueError(f"its {packed:,} bytes unpack to {unpacked:,}")
 
 
 def _other_classes(path: Path) -> dict[str, type]:

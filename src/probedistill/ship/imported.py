@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -34,6 +34,7 @@ from ..store.distilled import DistilledSet
 from ..store.layout import METADATA, RUN
 from ..store.run_record import EncoderRecord, ImagesRecord, unrecorded
 from ..store.sums import digest
+from ..store.table import values_of
 from ..text import counted
 
 IMAGE_NAMES = ("images", "image", "syn_images", "image_syn", "data", "x", "pixel_values")
@@ -44,6 +45,7 @@ CLASS_NAMES = ("class_names", "classes")
 
 _MOST_BYTES = 4 * 2**30
 _MOST_IMAGES = 200_000
+_MOST_REPEATED = 2**20  # values; grey images may be expanded to three channels, but a few bytes to gigabytes may not
 _LARGEST_SIDE = 1024
 _KINDS = "a .pth, .pt or .safetensors file of tensors, a .parquet file, or a folder with a folder of images per class"
 
@@ -128,8 +130,14 @@ def _recorded(made: DistilledSet, place: Path, encoder: Encoder | None) -> Disti
 
 def _of_tensors(content: Any, called: str, classes: Sequence[str] | None, image_size: int | None) -> DistilledSet:
     images, labels = _found(content, called)
-    if not all(one is None or (one.layout == torch.strided and not one.is_meta) for one in (images, labels)):
-        raise UserError(f"{called} has a sparse tensor or one without values; give plain tensors")
+    for one in (images, labels):
+        if one is not None and (one.layout != torch.strided or one.is_meta):
+            raise UserError(f"{called} has a sparse tensor or one without values; give plain tensors")
+        if one is not None and one.numel() > max(_MOST_REPEATED, 3 * one.untyped_storage().nbytes() // one.itemsize):
+            raise UserError(
+                f"{called} has a tensor of shape {tuple(one.shape)} that stores far fewer values and repeats them; "
+                "save copies (.contiguous())"
+            )
     images = _as_images(images, called)
     labels = _counted(len(images), classes, called) if labels is None else labels
     soft = labels.float() if labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1 else None
@@ -267,7 +275,7 @@ def _of_folder(
         found = found if classes is None else found.with_classes(classes)
     else:
         found = load_images(f"folder:{place}", classes=classes, progress=progress)
-    images = _stacked(map(found.load, range(len(found))), len(found), image_size, called)
+    images = _stacked(lambda: map(found.load, range(len(found))), len(found), image_size, called)
     return DistilledSet(images, torch.from_numpy(found.labels), found.class_names)
 
 
@@ -279,10 +287,12 @@ def _named_by_table(found: LabelledImages, table: Path) -> LabelledImages:
     import pyarrow.parquet as parquet
 
     with explained(f"{str(table)!r} cannot be read", Exception, hint="restore it, or take it out of the folder"):
-        rows = parquet.read_table(table)
-        names = _names_in(rows.schema, "label")
-        columns = ("file_name", "label")
-        of_file = dict(zip(*(rows[column].to_pylist() for column in columns if column in rows.column_names)))
+        file = parquet.ParquetFile(table)
+        names = _names_in(file.schema_arrow, "label")
+        files, of_file = set(found.names), dict[str, Any]()
+        if {"file_name", "label"} <= set(file.schema_arrow.names):
+            pairs = zip(values_of(file, "file_name"), values_of(file, "label"), strict=True)
+            of_file = {name: label for name, label in pairs if name in files}
     labels = [label for name in found.names if isinstance(label := of_file.get(name), int)]
     if names is None or len(labels) < len(found) or not all(0 <= label < len(names) for label in labels):
         return found  # not the table of a set
@@ -310,13 +320,8 @@ def _of_parquet(
             if column not in file.schema_arrow.names:
                 known = ", ".join(file.schema_arrow.names)
                 raise UserError(f"{called} has no column {column!r} ({known}); name one: {option(argument)}")
-        table = file.read([image_column, label_column])
-        names = _names_in(table.schema, label_column)
-        values, rows = table[label_column].to_pylist(), table[image_column].to_pylist()
-    contents: list[Any] = [row.get("bytes") if isinstance(row, Mapping) else row for row in rows]
-    empty = next((number for number, data in enumerate(contents) if not isinstance(data, bytes)), None)
-    if empty is not None:
-        raise UserError(f"{called} has no bytes of an image in row {empty}; embed the images in the file")
+        names = _names_in(file.schema_arrow, label_column)
+        values = list(_read(file, label_column, called))
     if any(not isinstance(value, (str, int, float)) or value != value for value in values):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
     if all(isinstance(value, float) and value.is_integer() for value in values):  # as from a table that had gaps
@@ -328,10 +333,21 @@ def _of_parquet(
     check_classes_of_images(names, called)
     if not all(isinstance(label, int) and 0 <= label < len(names) for label in labels):
         raise UserError(f"{called} has rows without a class in column {label_column!r}")
-    decoded = (decode_image(data, name=f"row {number}") for number, data in enumerate(contents))
-    images = _stacked(decoded, len(contents), image_size, called)
+
+    def pictures() -> Iterator[Image.Image]:
+        for number, data in enumerate(_read(file, image_column, called)):
+            if not isinstance(data, bytes):
+                raise UserError(f"{called} has no bytes of an image in row {number}; embed the images in the file")
+            yield decode_image(data, name=f"row {number}")
+
+    images = _stacked(pictures, len(values), image_size, called)
     names, numbers = _in_order(names, torch.tensor(labels), classes, called, numbered=numbered)
     return DistilledSet(images, numbers, tuple(names))
+
+
+def _read(file: Any, column: str, called: str) -> Iterator[Any]:
+    with explained(f"{called} cannot be read", Exception, hint="give a Parquet file of images"):
+        yield from values_of(file, column)
 
 
 def _names_in(schema: Any, column: str) -> list[str] | None:
@@ -345,17 +361,20 @@ def _names_in(schema: Any, column: str) -> list[str] | None:
         return None
 
 
-def _stacked(images: Iterable[Image.Image], count: int, image_size: int | None, called: str) -> Tensor:
-    """Images as (n, 3, S, S) in [0, 1]."""
+def _stacked(images: Callable[[], Iterable[Image.Image]], count: int, image_size: int | None, called: str) -> Tensor:
+    """Images as (n, 3, S, S) in [0, 1]. Decoded one by one; without a size, first for their sizes."""
     if not count or count > _MOST_IMAGES:
         raise UserError(f"{called} has {count:,} images; a distilled set has 1 to {_MOST_IMAGES:,}")
     with explained(f"{called} has an image that cannot be read", UnreadableImageError, hint="take it out"):
-        read = list(images)
-    sides = Counter(min(image.size) for image in read)
-    side = image_size or min(sides.most_common(1)[0][0], _LARGEST_SIDE)
-    if count * 3 * side**2 * 4 > _MOST_BYTES:
-        raise UserError(f"{called} has {count:,} images of {side} pixels; give a smaller {option('image_size')}")
-    pixels = np.stack([np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)) for image in read])
+        side = image_size
+        if side is None:
+            sides = Counter(min(image.size) for image in images())
+            side = min(sides.most_common(1)[0][0], _LARGEST_SIDE)
+        if count * 3 * side**2 * 4 > _MOST_BYTES:
+            raise UserError(f"{called} has {count:,} images of {side} pixels; give a smaller {option('image_size')}")
+        pixels = np.empty((count, side, side, 3), np.uint8)
+        for place, image in zip(pixels, images(), strict=True):
+            place[:] = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,26 @@ def check_table(path: Path, files: Sequence[str]) -> None:
     import pyarrow.parquet as parquet
 
     with explained(f"{str(path)!r} cannot be read", Exception, hint="restore it"):
-        listed = parquet.ParquetFile(path).read()["file_name"].to_pylist()
-    if sorted(map(str, listed)) != sorted(files):
+        listed = sorted(map(str, values_of(parquet.ParquetFile(path), "file_name")))
+    if listed != sorted(files):
         raise UserError(f"{str(path)!r} does not list the image files of its set; restore it")
+
+
+def values_of(file: Any, column: str) -> Iterator[Any]:
+    """Yield the values of a column of a `pyarrow.parquet.ParquetFile`; of images, their bytes.
+
+    One at a time, because many rows may share one stored value, so that kilobytes become gigabytes. Equal texts are one
+    object. Lists and dictionaries, which may be as large, are given as ``None``.
+    """
+    from pyarrow import types
+
+    kind, leaf, same = file.schema_arrow.field(column).type, column, dict[str, str]()
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind, leaf = kind.field("bytes").type, f"{column}.bytes"
+    if types.is_nested(kind):
+        yield from (None for _ in range(file.metadata.num_rows))
+        return
+    for batch in file.iter_batches(batch_size=1, columns=[leaf]):
+        for value in batch.column(0).to_pylist():
+            one = value.get("bytes") if isinstance(value, dict) else value
+            yield same.setdefault(one, one) if isinstance(one, str) else one
