@@ -125,16 +125,24 @@ def test_a_bar_appears_before_a_long_first_unit_is_done(standard_error, monkeypa
     assert stream.text.endswith("\n"), "what is printed next has a line of its own"
 
 
-def test_time_left_counts_what_was_done_before_the_bar_appeared_as_done_then(standard_error, monkeypatch):
-    stream = standard_error(terminal=True)
-    monkeypatch.setattr(progress, "DELAY", 0.6)
+def rates_shown(stream: Stream, *, pause: float, count: int) -> list[float]:
+    """Units per second in the first ``count`` lines of a bar whose units take at least ``pause`` seconds each."""
     with ProgressBar("distil", 100_000) as bar:
         until = time.monotonic() + 10
-        while stream.text.count("it/s") < 3 and time.monotonic() < until:
-            time.sleep(0.01)  # so at most 100 units a second
+        while stream.text.count("it/s") < count and time.monotonic() < until:
+            time.sleep(pause)
             bar.advance()
-    rates = [float(rate) for rate in re.findall(r"([\d.]+)it/s", stream.text)]
-    assert 0 < max(rates) < 105
+    return [float(rate) for rate in re.findall(r"([\d.]+)it/s", stream.text)][:count]
+
+
+@pytest.mark.parametrize(("pause", "delay"), [(0.01, 0.6), (0.3, 0.25)], ids=["many units", "none"])
+def test_the_first_estimate_counts_from_the_start_and_not_from_when_the_bar_appeared(
+    standard_error, monkeypatch, pause, delay
+):
+    stream = standard_error(terminal=True)
+    monkeypatch.setattr(progress, "DELAY", delay)
+    rates = rates_shown(stream, pause=pause, count=2)
+    assert 0 < max(rates) <= 1.01 / pause
 
 
 def test_silent_if_told_so(standard_error):

@@ -162,8 +162,9 @@ def _show_without_a_unit(bar: Any) -> None:
     """Show a bar that has not advanced yet: ``tqdm`` looks at its delay only when a unit is done."""
     with suppress(OSError, ValueError), bar.get_lock():  # a stream that is closed raises ValueError
         if bar.last_print_t == bar.start_t:
-            bar.last_print_t = time.time()  # which tells its close() that there is a line to end
-            bar.last_print_n = bar.n  # or the units so far would count as done since then
+            # This tells its close() that there is a line to end. Its clock and its count of units stay as they are, so
+            # that the units so far do not count as done since now, nor the time so far as none.
+            bar.delay = 0
             bar.refresh(nolock=True)
 
 
