@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -142,6 +143,17 @@ def test_other_files_are_torn(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(TornFileError, match="truncated or not a file of probedistill"):
         load_tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a": 1} {}', "[]", "null"])
+def test_a_digest_that_fits_other_metadata_is_no_excuse(tmp_path, text, run_cli, monkeypatch):
+    """Anyone can write a file of statistics with a correct digest."""
+    path, dumps = tmp_path / "theirs.stats", json.dumps
+    monkeypatch.setattr(json, "dumps", lambda value, **how: dumps(value, **how) if value else text)
+    save_tensors(path, TENSORS)
+    with pytest.raises(TornFileError):
+        load_tensors(path)
+    assert "is damaged (" in run_cli("stats", path).error()
 
 
 def test_files_are_in_the_library_s_format_and_have_the_same_bytes_each_time(tmp_path):

@@ -134,7 +134,7 @@ def read_grid(words: Sequence[tuple[str, str]]) -> dict[str, list[Any]]:
         if name in grid:
             raise UserError(f"grid {name!r} is named twice; give all its values at once, such as {name} 1,2,3")
         hint = "put commas between the values, and brackets around each that is a list"
-        with explained(f"grid {name} {text!r} cannot be read", ValueError, hint=hint):
+        with explained(f"grid {name} {text!r} cannot be read", ValueError, RecursionError, hint=hint):
             grid[name] = json.loads(f"[{text}]") if "[" in text else [word.strip() for word in text.split(",")]
     return grid
 

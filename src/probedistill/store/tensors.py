@@ -84,8 +84,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = header["metadata"]
         if header[_DIGEST] != _digest(tensors, metadata):
             raise TornFileError(f"{path} does not match its own checksum")
-        return tensors, json.loads(metadata)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        about = json.loads(metadata)
+        if not isinstance(about, dict):
+            raise ValueError("its metadata are not names and values")
+        return tensors, about
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise TornFileError(f"{path} is truncated or not a file of probedistill: {error}") from error
 
 
