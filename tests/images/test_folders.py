@@ -253,10 +253,26 @@ def test_folders_with_names_similar_to_splits_are_not_classes(tmp_path, folders)
 @pytest.mark.parametrize(
     "folders",
     [
+        ("seg_train/seg_train/sea", "seg_test/seg_test/sea", "seg_pred/seg_pred"),  # as on Kaggle
+        ("train", "test", "extra"),
+        ("cat", "pets_train/cat", "pets_val/cat", "docs"),
+    ],
+)
+def test_a_folder_next_to_two_that_differ_in_the_split_makes_no_classes_of_them(tmp_path, folders):
+    tree(tmp_path, *folders)
+    with pytest.raises(UserError, match=r"like splits[;,].* split='all' if these are classes"):
+        load_splits(f"folder:{tmp_path}")
+    assert len(classes_of(tmp_path, split="all")) == len(folders)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
         ("bus/red", "test_drive/red"),
         ("steam train/old", "bullet train/new"),
         ("steam train", "bullet train"),
         ("train toy", "toy test", "bus"),
+        ("train station", "test tube", "cat"),
     ],
 )
 def test_words_of_splits_in_names_of_classes(tmp_path, folders):

@@ -272,13 +272,16 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bo
     """Refuse class folders that all have names similar to splits (train_images and test_images, fold1 and fold2).
 
     Otherwise they would silently be trained on as classes. So would ``empty`` splits: folders with the names of splits
-    and without class folders.
+    and without class folders; and two folders whose names differ only in that (seg_train and seg_test, next to
+    seg_pred).
     """
     kinds = {name: _kinds_of_split(name) for name in folders}
-    if len(folders) < 2 or not all(kinds.values()):
+    if not all(kinds.values()):
+        folders = _unlike_only_in_kind(kinds)
+    if len(folders) < 2:
         return
     inside = [set(subfolders(root / name)) for name in folders]
-    differ = len(set(kinds.values())) > 1
+    differ = len({kinds[name] for name in folders}) > 1
     shown = " and ".join(map(repr, folders[:2])) + and_more(len(folders), 2)
     if empty or (differ and not any(inside)):
         raise UserError(
@@ -292,11 +295,24 @@ def _check_unlike_splits(root: Path, folders: list[str], spec: str, *, empty: bo
         )
 
 
+_SPLIT_WORD = re.compile(r"([a-z]+?)(?:set|data|images|imgs|photos)?(?![a-z])")
+
+
 def _kinds_of_split(name: str) -> tuple[str, ...]:
     """Return the kinds of split that the words in a folder's name stand for, each as one word."""
-    words = re.findall(r"([a-z]+?)(?:set|data|images|imgs|photos)?(?![a-z])", name.lower())
+    words = _SPLIT_WORD.findall(name.lower())
     groups = (*ALIASES, {"fold"}, {"holdout"})
     return tuple(min(group) for group in groups if group & set(words))
+
+
+def _unlike_only_in_kind(kinds: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return folders whose names are the same except for different kinds of split; none if there are none."""
+    alike = dict[str, list[str]]()
+    for name, kind in kinds.items():
+        if kind:
+            rest = _SPLIT_WORD.sub(lambda word: "" if _kinds_of_split(word[0]) else word[0], name.lower())
+            alike.setdefault(rest, []).append(name)
+    return next((names for names in alike.values() if len({kinds[name] for name in names}) > 1), [])
 
 
 def _check_no_masks(folders: Collection[str], spec: str) -> None:
