@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from probedistill import UserError
-from probedistill.store.locks import claimed
+from probedistill.store.locks import claimed, sole_maker
 
 ADD = """
 import sys
@@ -62,3 +62,31 @@ def test_a_running_distillations_folder_is_in_use_whatever_it_contains(distil_cl
             assert "in use by another process" in distil_cli("--out", out, *more).error()
     line = distil_cli("--out", out, "--resume", "--canvas.init", "noise", "--canvas.size", 40).error()
     assert "with lr 0.02, now 0.05, with canvas.size 'auto', now 40, with canvas.init 'average', now 'noise'" in line
+
+
+@pytest.mark.parametrize("command", ["rename", "import", "compose"])
+def test_one_of_two_commands_makes_a_new_folder(tmp_path, finished, photos, run_cli, command):
+    """Else each would remove what the other has written so far, and the later one would replace the earlier."""
+    images = f"folder:{photos}"
+    words = {
+        "rename": ["rename", finished, "cat=kitten"],
+        "import": ["import", finished / "images"],
+        "compose": ["compose", "--foregrounds", images, "--backgrounds", images, "--mask", "round"],
+    }[command]
+    before = set(tmp_path.iterdir())
+    with sole_maker(tmp_path / "new"):
+        assert "new' is in use by another process; wait for it" in run_cli(*words, "--out", tmp_path / "new").error()
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_begins_in_a_folder_while_another_is_made_there_is_kept(tmp_path, finished, run_cli, monkeypatch):
+    out = tmp_path / "new"
+
+    def begin(*_):
+        out.mkdir()
+        (out / "run.json").touch()
+
+    monkeypatch.setattr("probedistill.distillation.new_folder.save_preview", begin)
+    assert "new' already exists; give another folder" in run_cli("rename", finished, "cat=kitten", "--out", out).error()
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+    assert not list(tmp_path.glob(".*"))

@@ -25,6 +25,7 @@ from ..show.results import Result
 from ..show.tables import Table
 from ..store.files import cannot_write, check_writable, is_empty, whole_folder, without_traces
 from ..store.layout import unique_names
+from ..store.locks import sole_maker
 from ..store.records import Count, write_record
 from ..store.run_record import ImagesRecord
 
@@ -99,8 +100,7 @@ def compose(
     config = with_options(config or ComposeConfig(), options, "compose")
     config.check()
     out = Path(out)
-    if out.exists() and (not out.is_dir() or not is_empty(out)):
-        raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
+    _check_empty(out)
     if out.resolve() == Path.cwd():  # the finished folder is renamed to it
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
@@ -120,14 +120,21 @@ def compose(
     plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
     record = _composed(front, back, plan, replace(config, mask=mask))
     try:
-        with without_traces(out.parent), whole_folder(out) as partial:
+        with without_traces(out.parent), sole_maker(out), whole_folder(out) as partial:
+            _check_empty(out)
             _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
             write_record(partial / "composed.json", record, kind="composed")
+            _check_empty(out)  # another command may have begun to write there
     except UnreadableImageError as error:
         raise UserError(f"{error}; fix the file or take it out") from error
     except OSError as error:
         raise cannot_write(out, error) from error
     return record
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
+        raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
 
 
 def _classes(images: str | ImagesConfig, count: int, progress: bool) -> tuple[LabelledImages, LabelledImages]:

@@ -15,6 +15,7 @@ from ..store.card import Licence
 from ..store.distilled import DistilledSet
 from ..store.files import check_writable, is_empty, whole_folder, without_traces
 from ..store.layout import CONFIG
+from ..store.locks import sole_maker
 
 
 def write_set(
@@ -37,19 +38,21 @@ def write_set(
         licence: Its licence.
 
     Raises:
-        UserError: The folder is not empty, or cannot be written.
+        UserError: The folder is not empty, cannot be written, or is being made by another process.
     """
-    check_free(out)
     with (
         explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
         without_traces(out.parent),
+        sole_maker(out),
         whole_folder(out) as partial,
     ):
+        check_free(out)
         save_preview(partial, distilled)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)
         distilled.save(partial, licence=licence, held_out=held_out)  # last, because its card lists the other files
+        check_free(out)  # another command may have begun a run there
 
 
 def check_free(out: Path) -> None:

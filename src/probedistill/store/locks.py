@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,24 @@ def claimed(folder: Path, *, called: str = "out", wait: float = 0.0) -> Iterator
                 lock.release()
 
 
+@contextmanager
+def sole_maker(path: Path) -> Iterator[None]:
+    """Be the only process that makes a new folder, which is written under another name until it is complete.
+
+    Raises:
+        UserError: Another process is making it, or nothing can be written beside it.
+    """
+    beside = path.with_name(f".{path.name}.new.part")
+    with without_traces(beside):
+        lock = _acquired(beside, "out", 0.0, path)
+        try:
+            yield
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            if lock is not None:
+                lock.release()
+
+
 def is_left_over(folder: Path) -> bool:
     """Whether the lock of a folder is left over from a process that was killed: nothing on this machine holds it.
 
@@ -61,19 +80,19 @@ def is_left_over(folder: Path) -> bool:
     return True
 
 
-def _acquired(folder: Path, called: str, wait: float) -> FileLock | None:
+def _acquired(folder: Path, called: str, wait: float, shown: Path | None = None) -> FileLock | None:
     lock = FileLock(folder / LOCK, thread_local=False)
     try:
         make_folder(folder)
         lock.acquire(timeout=wait)
     except Timeout as error:
         raise UserError(
-            f"{called} {str(folder)!r} is in use by another process; wait for it or choose another folder"
+            f"{called} {str(shown or folder)!r} is in use by another process; wait for it or choose another folder"
         ) from error
     except (OSError, NotImplementedError) as error:
         if folder.is_dir():  # a read-only folder, or a file system without locks
             return None
         if isinstance(error, PermissionError):
             error = PermissionError(13, "no permission to create the folder")
-        raise cannot_write(folder, error) from error
+        raise cannot_write(shown or folder, error) from error
     return lock
