@@ -669,6 +669,19 @@ def test_delta_without_epsilon_is_refused(run_cli, photos, tmp_path):
     assert "delta 1e-06 is for --epsilon" in run_cli(*words, "--delta", "1e-6").error()
 
 
+def test_ctrl_c_during_an_import_stops_although_the_library_wraps_it(run_cli, photos, tmp_path, monkeypatch):
+    """Python 3.11 itself turns it into a RuntimeError where a class is made."""
+    wrapped = (
+        "try:\n    raise KeyboardInterrupt\nexcept BaseException as error:\n    raise RuntimeError('no') from error\n"
+    )
+    (tmp_path / "interrupted.py").write_text(wrapped)
+    monkeypatch.chdir(tmp_path)
+    outcome = run_cli("distill", "--images", f"folder:{photos}", "--encoder", "module:interrupted:make", "--out", "run")
+    assert outcome.code == 130
+    assert outcome.err.startswith("probedistill: stopped")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_interruption_anywhere_says_stopped(run_cli, monkeypatch, photos, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

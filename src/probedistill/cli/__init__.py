@@ -24,7 +24,7 @@ from ..errors import (
 from ..machine.limits import start_no_more_threads_than_processors
 from ..machine.memory import keep_freed_memory
 from ..machine.progress import say, to_nowhere
-from ..machine.signals import Interrupted, ended_by_signals, number_of
+from ..machine.signals import Interrupted, ended_by_signals, number_of, raised_as_sent
 from ..text import LEGIBLE, printable
 from . import (  # noqa: F401  registers them
     accept,
@@ -94,7 +94,8 @@ def _ran(tokens: list[str]) -> int:
     except OSError as error:
         return _fail(f"the current folder cannot be used: {error.strerror}; change to another one", 2)
     try:
-        app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with raised_as_sent():
+            app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()  # flush here, so that a closed pipe or a full disk is handled below
     except UserError as error:
         return _fail(" ".join(str(error).split()), 2)

@@ -93,6 +93,20 @@ def ended_by_signals() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def raised_as_sent() -> Iterator[None]:
+    """Raise the `KeyboardInterrupt` behind another error: Python and libraries wrap one that comes during an import."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
+
+
 def number_of(error: KeyboardInterrupt) -> int:
     """The signal behind an error."""
     if isinstance(error, Interrupted):
