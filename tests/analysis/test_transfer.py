@@ -219,6 +219,15 @@ def test_cells_are_reused_if_everything_agrees(runs, data, other, tmp_path):
     assert changed.accuracy[0, 1, 0] == 0.015625
 
 
+def test_other_cells_stay_if_settings_of_full_real_data_change(runs, data, tmp_path):
+    options = {**QUICK, "seeds": 1, "out": tmp_path / "out"}
+    transfer(runs[:1], [TINY], *data, baselines=["random"], **options)
+    altered(tmp_path / "out")
+    found = transfer(runs[:1], [TINY], *data, baselines=["random", "full"], full_views=1, full_epochs=3, **options)
+    assert found.accuracy[0, 0, 0] == found.baselines["random"][0, 0] == 0.015625
+    assert found.baselines["full"][0, 0] != 0.015625
+
+
 @pytest.mark.slow
 def test_probes_without_epochs_keep_their_cells_with_other_epochs(runs, data, tmp_path):
     def again(epochs, *probes):

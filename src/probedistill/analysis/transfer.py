@@ -31,7 +31,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, by_caller, option
 from ..evaluation.cost import say_cost
 from ..evaluation.protocol import evaluate
-from ..evaluation.result import OF_EPOCHS, row_name
+from ..evaluation.result import OF_EPOCHS, OF_FULL, row_name
 from ..evaluation.scorer import Scorer
 from ..evaluation.training_sets import RealImages, always, check_enough
 from ..features.bank import FeatureBank
@@ -195,7 +195,9 @@ class _Bench:
 
     def _key(self, kind: str, t: int, probes: Sequence[str], **of: Any) -> str:
         """Digest of everything that the scores of a cell depend on, except which probes of their kind are requested."""
-        protocol = asdict(self.config)
+        protocol, default = asdict(self.config), TransferConfig()
+        if kind != "full":
+            protocol |= {name: getattr(default, name) for name in OF_FULL}
         for name in ("probes", "baselines", "floats", *(() if has_epochs(probes[0]) else OF_EPOCHS)):
             del protocol[name]
         target = self._encoders.described[t]

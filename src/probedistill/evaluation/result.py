@@ -144,13 +144,14 @@ OF_EACH_SET = ("images", "soft_labels", "train", "chosen_by")
 
 OF_EPOCHS = ("epochs", "full_epochs", "sgd_views")
 """Settings of probes that have epochs."""
-_OF_FULL = ("full_views", "full_epochs")
+OF_FULL = ("full_views", "full_epochs")
+"""Settings of the baseline full."""
 _CHOSEN = frozenset({"centroids", "herding", "kmedoids", "neighbours"})
 
 
 def unused_settings(config: EvaluateConfig) -> dict[str, str]:
     """Settings that no score depends on, because of the probes and baselines that are named → why."""
-    unused = {} if "full" in config.baselines else dict.fromkeys(_OF_FULL, "it is for the baseline full")
+    unused = {} if "full" in config.baselines else dict.fromkeys(OF_FULL, "it is for the baseline full")
     if not any(map(has_epochs, config.probes)):
         unused |= dict.fromkeys(OF_EPOCHS, "it is for the probe sgd")
     if _CHOSEN.isdisjoint(config.baselines):
