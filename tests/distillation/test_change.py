@@ -39,6 +39,7 @@ from probedistill.distillation.new_folder import write_set
 from probedistill.evaluation.real_sets import real_set
 from probedistill.features.statistics import statistics_of_run
 from probedistill.features.store import FeatureStore
+from probedistill.report.info import run_info
 from probedistill.ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
 from probedistill.store.card import Licence, held_out_in, licence_of
 from probedistill.store.run_record import read_run
@@ -335,13 +336,15 @@ def test_a_set_that_an_earlier_version_merged_from_several_methods_can_be_contin
     assert (done.class_names, done.run.method) == (NAMES[:3], "clp")
 
 
-def test_real_images_of_several_baselines_are_not_said_to_be_of_one(encoder, data):
+def test_real_images_of_several_baselines_are_not_said_to_be_of_one(encoder, data, tmp_path):
     sets = [
         real_set(name, encoder, data[0].with_classes(some))
         for name, some in (("herding", NAMES[:2]), ("random", NAMES[2:]))
     ]
-    merged = merge_sets([KeptSet(one, (), str(number)) for number, one in enumerate(sets)]).distilled.run
-    assert merged.baseline == merged.method == "merged"
+    merged = merge_sets([KeptSet(one, (), str(number)) for number, one in enumerate(sets)]).distilled
+    assert merged.run.baseline == merged.run.method == "merged"
+    merged.save(tmp_path / "both")
+    assert ("method", "none: real images, chosen by herding and random, seed 0") in run_info(tmp_path / "both").rows
 
 
 # ---------------------------------------------------------------------------------------------------

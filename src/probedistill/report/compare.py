@@ -69,7 +69,7 @@ def _facts(run: ShownRun) -> list[tuple[str, str]]:
     about, images = run.about, run.about.images
     made = f"{about.method}, preset {about.config.preset}, {counted(about.config.steps, 'step')}"
     found = [
-        ("method", made if about.baseline is None else f"none: real images, chosen by {about.baseline}"),
+        ("method", made if about.baseline is None else f"none: real images, chosen by {about.baselines}"),
         ("seed", str(about.config.seed)),
     ]
     if about.made_elsewhere:

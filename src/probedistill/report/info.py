@@ -60,7 +60,7 @@ def _made_by(run: RunRecord, options: Mapping[str, str]) -> list[tuple[str, str]
     aim = f", aim {config.aim}" if config.aim != "home" else ""
     made = f"{run.method}, preset {config.preset}{aim}, {counted(config.steps, 'step')}, seed {config.seed}"
     if run.baseline is not None:
-        made = f"none: real images, chosen by {run.baseline}, seed {config.seed}"
+        made = f"none: real images, chosen by {run.baselines}, seed {config.seed}"
     elif run.parts:
         made = f"{run.method}, each part separately"
     elif run.made_elsewhere:

@@ -340,6 +340,11 @@ class RunRecord(History):
         """The name of the baseline that chose the images, for real ones; ``None`` for a set that was distilled."""
         return self.method if self.config.steps == 0 else None
 
+    @property
+    def baselines(self) -> str:
+        """The names of all baselines that chose the images: sets of several may have been merged."""
+        return " and ".join(dict.fromkeys(part.method for part in self.parts)) or self.method
+
     def __post_init__(self) -> None:
         """Refuse views that cannot be drawn, and give sets that earlier versions merged the method of a part."""
         self.config.augment.check()
