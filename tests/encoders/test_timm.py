@@ -1008,6 +1008,18 @@ def test_arguments_in_a_description_that_cannot_be_are_one_line(tmp_path, argume
     assert "\n" not in str(error.value)
 
 
+def test_a_model_that_is_too_large_is_not_made_to_its_end(tmp_path, monkeypatch):
+    """Making thousands of layers took a minute and a half, even without memory for their weights."""
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    content = {"architecture": "test_vit", "pretrained_cfg": {}, "model_args": {"depth": 400}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    made = []
+    monkeypatch.setattr(nn.LayerNorm, "reset_parameters", lambda self: made.append(self))
+    with pytest.raises(UserError, match=r"has over .* weights, but the file has only as many bytes; remove"):
+        load_encoder("timm:test_vit", checkpoint=tmp_path / "w.safetensors", device="cpu")
+    assert len(made) < 200
+
+
 @pytest.mark.parametrize("arguments", [{"depth": 10**9}, {"depths": [10**4] * 100}, {"a": {"b": {"c": {"d": {}}}}}])
 def test_arguments_without_sense_are_not_followed(tmp_path, small, expected, arguments):
     torch.save({"arch": "test_resnet", "args": {"model_kwargs": arguments, "gp": 10.0, "bn_eps": "x"},

@@ -12,10 +12,12 @@ from contextlib import redirect_stdout, suppress
 from inspect import signature
 from itertools import chain
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..config import EncoderConfig
 from ..errors import UserError, explained, first_line, option, unknown_name
@@ -171,15 +173,27 @@ def _check_number_of_weights(name: str, arguments: dict[str, Any], stated: dict[
     """
     import timm
 
-    count = size = 0
+    total, size, thread = 0, 0, get_ident()
+
+    def add(module: nn.Module, name: str, weights: nn.Parameter | None) -> None:
+        nonlocal total
+        total += weights.numel() if weights is not None and get_ident() == thread else 0
+        if total > 2 * size:  # twice: layers may be replaced; now, because making thousands of layers takes minutes
+            raise MemoryError
+
     with suppress(Exception), warnings.catch_warnings(), torch.device("meta"):  # `_made` reports errors
         warnings.simplefilter("ignore")
-        model = timm.create_model(name, pretrained=False, **arguments)
-        count, size = sum(t.numel() for t in chain(model.parameters(), model.buffers())), path.stat().st_size
-    if count > size:
+        size = path.stat().st_size
+        counting = register_module_parameter_registration_hook(add)
+        try:
+            model = timm.create_model(name, pretrained=False, **arguments)
+        finally:
+            counting.remove()
+        total = sum(t.numel() for t in chain(model.parameters(), model.buffers()))
+    if total > size:
         raise UserError(
-            f"checkpoint {str(path)!r} describes itself as timm model {name!r} with {stated!s:.200}, which has "
-            f"{count:,} weights, but it has only {size:,} bytes; remove these arguments from its description"
+            f"checkpoint {str(path)!r} describes itself as timm model {name!r} with {stated!s:.200}, which has over "
+            f"{size:,} weights, but the file has only as many bytes; remove these arguments from its description"
         )
 
 
