@@ -712,6 +712,14 @@ def test_options_of_an_extension_are_checked_before_features_are_computed(runs, 
     assert not (tmp_path / "cache").exists()
 
 
+def test_the_folder_of_an_extension_is_checked_before_features_are_computed(runs, data, encoder, tmp_path):
+    shutil.copytree(runs / "b", tmp_path / "out")
+    for options, says in (({}, "holds a finished run"), ({"resume": True, "overwrite": True}, "cannot be combined")):
+        with pytest.raises(UserError, match=says):
+            extend(runs / "a", data[0].with_classes(NAMES[2:]), encoder, run=out_of(tmp_path, **options))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_an_extension_is_not_written_among_its_photos(runs, encoder, tmp_path):
     photos = make_image_folder(tmp_path / "new", classes=["hen", "owl"], per_class=4, size=36, splits=())
     with pytest.raises(UserError, match=r"inside the images .* and would count as a class"):

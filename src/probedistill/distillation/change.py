@@ -23,6 +23,7 @@ from ..images.labelled import LabelledImages, check_labelled
 from ..images.sources import check_outside
 from ..images.splits import class_list
 from ..machine.places import cache_folder
+from ..machine.processes import ALONE
 from ..machine.torch_state import own_torch_state
 from ..methods import check_number
 from ..ship.joined import KeptSet, load_runs, merge_sets, with_names, without_classes
@@ -36,7 +37,7 @@ from .callbacks import named_callbacks
 from .config_file import encoder_options
 from .new_folder import check_free, write_set
 from .options import RunOptions
-from .prepare import check_run
+from .prepare import check_run, folder_of
 from .run import distill
 
 _FromPhotos = Literal["average", "blend", "real"]
@@ -147,6 +148,7 @@ def extend(
     if run.out is not None:
         check_outside(Path(run.out), images)
     _check_other_folder(folder, run)
+    folder_of(run, ALONE).look()
     kept = KeptSet.load(folder)
     _check_statistics(kept)
     encoders = _encoders(encoder)
