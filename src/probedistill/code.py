@@ -20,6 +20,11 @@ _NOT_BEHAVIOUR = {
 }
 """Attributes of a class."""
 _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
+_VALUES = (*_PLAIN, tuple, list, dict, set, frozenset)
+_CHANGES = {
+    *("add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update")
+}
+"""Methods that change such a value."""
 _MOST_PARTS = 10**6
 """Limit on the values in a digest: about two seconds. What comes after them does not count."""
 _DEEPEST_SET = 5
@@ -146,15 +151,34 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # empty
             parts.append(cell.cell_contents)
-    for name in _globals_of(function.__code__):
+    used, changed = _globals_of(function.__code__)
+    for name in sorted(used):
         one = function.__globals__.get(name)
-        if isinstance(one, (*_PLAIN, tuple, frozenset)) or getattr(one, "__module__", None) == function.__module__:
+        is_setting = isinstance(one, _VALUES) and name not in changed  # and no counter, log or memory of its own
+        if is_setting or getattr(one, "__module__", None) == function.__module__:
             parts += [name, one]
     return parts
 
 
-def _globals_of(code: CodeType) -> list[str]:
-    """The global names that a function uses, functions inside it included."""
-    own = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    inside = (_globals_of(one) for one in code.co_consts if isinstance(one, CodeType))
-    return sorted(own.union(*inside))
+def _globals_of(code: CodeType) -> tuple[set[str], set[str]]:
+    """The global names that a function uses, and those whose values it changes; functions inside it included."""
+    steps = list(dis.get_instructions(code))
+    used = {one.argval for one in steps if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    changed = {one.argval for one in steps if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")}
+    # ``x[0] = 1`` and ``x.append(1)`` begin where the name does.
+    places = {
+        _beginning(one)
+        for one in steps
+        if one.opname in ("STORE_SUBSCR", "DELETE_SUBSCR")
+        or (one.opname in ("LOAD_ATTR", "LOAD_METHOD") and one.argval in _CHANGES)
+    }
+    changed |= {one.argval for one in steps if one.argval in used and _beginning(one) in places}
+    for inside in (one for one in code.co_consts if isinstance(one, CodeType)):
+        more_used, more_changed = _globals_of(inside)
+        used, changed = used | more_used, changed | more_changed
+    return used, changed
+
+
+def _beginning(step: dis.Instruction) -> tuple[int | None, ...]:
+    place = step.positions
+    return () if place is None else (place.lineno, place.col_offset)

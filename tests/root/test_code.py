@@ -109,7 +109,7 @@ def _scaled(by):
     return decorate
 
 
-SIZES, OTHER_SIZES = (8, 16), (8, 32)
+SIZES, SETTINGS, NAMES = (8, 16), {"k": 1}, ["a"]
 
 
 class _Base:
@@ -124,6 +124,9 @@ class _Wide(_Base):
     width = 4
 
 
+_other.__qualname__, _Wide.__qualname__ = _one.__qualname__, _Base.__qualname__  # the digest has names, too
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -132,17 +135,50 @@ class _Wide(_Base):
         (partial(_outer, _one), partial(_outer, _other)),
         (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
         (_Base, _Wide),
-        (lambda: _one(1), lambda: _other(1)),
         (cache(_one), cache(_other)),
         (_scaled(2)(_one), _scaled(3)(_one)),
         (_outer({_one, _scaled}), _outer({_other, _scaled})),
         (_outer([1, [2]]), _outer([[1], 2])),
-        (lambda: SIZES[0], lambda: OTHER_SIZES[0]),
     ],
 )
 def test_code_has_a_digest(one, other):
     assert digest_of_code(one) != digest_of_code(other)
     assert digest_of_code(one) == digest_of_code(one)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SIZES", (8, 32)), ("SETTINGS", {"k": 2}), ("NAMES", ["b"]), ("_one", _other)]
+)
+def test_globals_that_a_function_uses_are_part_of_its_code(monkeypatch, name, value):
+    def uses(x):
+        return SIZES[0] * SETTINGS["k"] * _one(x), list(NAMES)
+
+    before = digest_of_code(uses)
+    monkeypatch.setitem(globals(), name, value)
+    assert digest_of_code(uses) != before
+
+
+calls, memory, log, counts = 0, {}, [], {"x": {"n": 0}}
+
+
+def _notes(x):
+    global calls
+    calls += 1
+    memory[x] = x
+    counts["x"]["n"] += 1
+
+    def later():
+        log.append(x)
+
+    later()
+    return SETTINGS["k"] * len(log)
+
+
+def test_what_a_function_notes_for_itself_is_not_its_code():
+    before = digest_of_code(_notes)
+    _notes(1)
+    assert (calls, memory, log, counts) == (1, {1: 1}, [1], {"x": {"n": 1}})
+    assert digest_of_code(_notes) == before
 
 
 class _Unhashable(type):
