@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,20 +11,13 @@ from typing import Any
 
 from .checks import checked_preparation
 from .encoder import RESAMPLING
+from .trust import is_word, plain_arguments
 from .weights import objects_beside
 
-_NOT_OF_THE_MODEL = (
-    *("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
-    *("scriptable", "exportable", "no_jit", "num_classes", "device", "dtype"),
-)
-"""Arguments of ``timm.create_model`` that a description does not set."""
 _MOST_BYTES = 2**20
 """Size of a config.json up to which it is read; label names may fill some 100 kB."""
 _MOST_PIXELS = 2048
 """Input size up to which a description is followed; more could fill the memory without the user's asking for it."""
-_LARGEST = 2**13
-"""Largest sum of the whole numbers among a model's arguments."""
-_WORDS = re.compile(r"[\w.+-]{0,100}", re.ASCII)
 
 
 @dataclass
@@ -71,10 +63,10 @@ def _in_config(content: Any) -> Description | None:
     if not isinstance(settings, Mapping):
         return None
     name, tag = content.get("architecture", settings.get("architecture")), settings.get("tag")
-    if not _is_word(name):
+    if not is_word(name):
         return None
-    full = f"{name}.{tag}" if _is_word(tag) and tag else name
-    return Description(full, _of_images(settings), _of_model(content.get("model_args")))
+    full = f"{name}.{tag}" if is_word(tag) and tag else name
+    return Description(full, _of_images(settings), plain_arguments(content.get("model_args")))
 
 
 def _in_options(content: Mapping[str, Any]) -> Description | None:
@@ -82,49 +74,17 @@ def _in_options(content: Mapping[str, Any]) -> Description | None:
     options = content.get("args")
     options = options if isinstance(options, Mapping) else {}
     name = content.get("arch", options.get("model"))
-    if not _is_word(name):
+    if not is_word(name):
         return None
     images = {**_of_images({"input_size": options.get("img_size")}), **_of_images(options)}
     pool, epsilon = options.get("gp"), options.get("bn_eps")
-    arguments = {"global_pool": pool} if _is_word(pool) else {}
+    arguments = {"global_pool": pool} if is_word(pool) else {}
     arguments |= {"bn_eps": epsilon} if _is_number(epsilon) else {}
-    return Description(name, images, arguments | _of_model(options.get("model_kwargs")))
+    return Description(name, images, arguments | plain_arguments(options.get("model_kwargs")))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and _WORDS.fullmatch(value) is not None
-
-
-def _of_model(arguments: Any) -> dict[str, Any]:
-    """The arguments that are words, numbers and the like; a list or a dictionary of them may be one, too.
-
-    Other objects, such as functions, cannot be stored with weights. Large numbers are not followed, because a model of
-    billions of layers would fill the memory; see also `timm`.
-    """
-    given = arguments if isinstance(arguments, Mapping) else {}
-    found, total = {}, 0
-    for name, value in given.items():
-        if _is_word(name) and name not in _NOT_OF_THE_MODEL:
-            with suppress(ValueError):
-                total += _sum_of_plain(value)
-                found[name] = value
-    return found if total <= _LARGEST else {}
-
-
-def _sum_of_plain(value: Any, depth: int = 3) -> int:
-    """Sum of the whole numbers in a value; raises ValueError if it is not plain."""
-    if value is None or isinstance(value, bool | float) or _is_word(value):
-        return 0
-    if isinstance(value, int):
-        return abs(value)
-    if depth and isinstance(value, list | tuple | dict) and len(value) <= 100:
-        inner = [*value, *value.values()] if isinstance(value, dict) else value
-        return sum(_sum_of_plain(one, depth - 1) for one in inner)
-    raise ValueError("not plain")
 
 
 def _of_images(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +95,7 @@ def _of_images(values: Mapping[str, Any]) -> dict[str, Any]:
         found["mean"], found["std"], _ = checked_preparation(_of_channels(mean), _of_channels(std), 1.0, name="")
     with suppress(ValueError):
         found["crop_pct"] = checked_preparation(0.0, 1.0, crop, name="")[2]
-    if _is_word(values.get("interpolation")) and values["interpolation"] in RESAMPLING:
+    if is_word(values.get("interpolation")) and values["interpolation"] in RESAMPLING:
         found["interpolation"] = values["interpolation"]
     size = values.get("input_size")
     side = size[-1] if isinstance(size, list | tuple) and size else size

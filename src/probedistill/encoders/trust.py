@@ -1,4 +1,4 @@
-"""What a file of options may do.
+"""What a file of options, or a file of weights, may ask for.
 
 A run's folder may come from anyone, and it contains a ``config.yaml``. Following that file must not run code or read
 files of its choice. A flag that the user types is different, because the user has seen it. Imports nothing heavy.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,20 @@ SWITCHES_AND_NUMBERS = frozenset(
         *("output_stride", "patch_size", "qkv_bias", "reg_tokens", "seed", "width"),
     }
 )
-"""Encoder arguments that a file may set to a number or a switch. Left out on purpose: ``trust_remote_code``,
+"""Encoder arguments that a file of options may set to a number or a switch. Left out on purpose: ``trust_remote_code``,
 ``weights_only``, ``use_kernels``, ``checkpoint_path``."""
 WORDS = frozenset(["act_layer", "global_pool", "norm_layer", "pad_type", "stem_type"])
-"""Encoder arguments that a file may set to a word."""
+"""Encoder arguments that a file of options may set to a word."""
+_NOT_OF_THE_MODEL = frozenset(
+    {
+        *("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+        *("pretrained_strict", "scriptable", "exportable", "no_jit", "num_classes", "device", "dtype"),
+    }
+)
+"""Arguments of ``timm.create_model`` that a file of weights may not set. All others go to the model, which may not fit
+its weights without them; those in a file of options may go to any encoder."""
+_LARGEST = 2**13
+"""Largest sum of the whole numbers among the arguments in a file of weights."""
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_DIGITS = 2**20, 20, 200_000, 40
 """Limits on YAML files; a config.yaml of 10,000 classes has some 20,000 nodes."""
@@ -39,6 +49,7 @@ _OF_ENCODERS = ("encoder", "encoders", "also", "source", "others", "choose_by", 
 """Options that name encoders."""
 _OF_CLASSES = ("classes", "class")
 _HUB_NAME = re.compile(r"(\w+:)?(hf[-_]hub:)?\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?")
+_WORD = re.compile(r"[\w.+-]{0,100}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?[.\d][\w.:+-]*")
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
@@ -118,6 +129,40 @@ def _not_plain(arguments: Any) -> Iterator[str]:
         word = isinstance(value, str) and name in WORDS and re.fullmatch(r"[\w-]{0,40}", value)
         if not (number or word):
             yield f"encoder_args.{name} {_short(value)}"
+
+
+def plain_arguments(arguments: Any) -> dict[str, Any]:
+    """The arguments of a timm model in a file of weights that are words, numbers and the like, or lists and
+    dictionaries of them.
+
+    Other objects, such as functions, cannot be stored with weights. Large numbers are not followed, because a model of
+    billions of layers would fill the memory; see also `timm`.
+    """
+    given = arguments if isinstance(arguments, Mapping) else {}
+    found, total = {}, 0
+    for name, value in given.items():
+        if is_word(name) and name not in _NOT_OF_THE_MODEL:
+            with suppress(ValueError):
+                total += _sum_of_plain(value)
+                found[name] = value
+    return found if total <= _LARGEST else {}
+
+
+def is_word(value: Any) -> bool:
+    """Whether a value is a word, such as the name of a model, a tag or a layer."""
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+
+
+def _sum_of_plain(value: Any, depth: int = 3) -> int:
+    """Sum of the whole numbers in a value; raises ValueError if it is not plain."""
+    if value is None or isinstance(value, bool | float) or is_word(value):
+        return 0
+    if isinstance(value, int):
+        return abs(value)
+    if depth and isinstance(value, list | tuple | dict) and len(value) <= 100:
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return sum(_sum_of_plain(one, depth - 1) for one in inner)
+    raise ValueError("not plain")
 
 
 def _is_path(spec: str) -> bool:
