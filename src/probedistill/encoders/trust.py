@@ -124,7 +124,8 @@ def _not_followed(content: Any, at: str = "") -> Iterator[str]:
 def _not_plain(arguments: Any) -> Iterator[str]:
     if not isinstance(arguments, Mapping):
         return  # refused when encoder arguments are read
-    for name, value in arguments.items():
+    for key, value in arguments.items():
+        name = str(key).replace("-", "_")  # as `EncoderConfig` reads it
         number = isinstance(value, (bool, int, float)) and name in SWITCHES_AND_NUMBERS
         word = isinstance(value, str) and name in WORDS and re.fullmatch(r"[\w-]{0,40}", value)
         if not (number or word):
