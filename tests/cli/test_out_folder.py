@@ -206,3 +206,37 @@ def test_a_hidden_cache_among_the_images_is_no_class(run_cli, tmp_path):
         assert run_cli("features", "--images", f"folder:{root}", "--encoder", TINY, "--cache", place).code == 0
     images = load_images(f"folder:{root}")
     assert (images.class_names, [name for name in images.names if "cache" in name]) == (("cat", "dog"), [])
+
+
+@pytest.mark.parametrize("command", ["migrate", "audit", "geometry", "align", "transfer", "bias", "compose"])
+def test_results_are_not_written_where_they_would_count_as_images(command, finished, tmp_path, run_cli):
+    """Their figures would be photos of a further class the next time."""
+    photos = make_image_folder(tmp_path / "all", per_class=6, size=40, splits=())
+    images, out = ["--images", f"folder:{photos}"], photos / "results"
+    if command == "bias":
+        groups = [f"{path.relative_to(photos)},sea" for path in sorted(photos.glob("*/*"))]
+        (tmp_path / "groups.csv").write_text("\n".join(["file,background", *groups]))
+    words = {
+        "migrate": [finished, *images, "--encoder", TINY],
+        "audit": [finished, *images, "--encoder", TINY],
+        "geometry": [finished, *images, "--encoder", TINY],
+        "align": [*images, "--encoders", TINY],
+        "transfer": [finished, *images, "--encoders", TINY],
+        "bias": [finished, *images, "--groups", tmp_path / "groups.csv", "--attribute", "background"],
+        "compose": ["--foregrounds", images[1], "--backgrounds", images[1]],
+    }[command]
+    said = run_cli(command, *words, "--out", out, *(["--trust"] if command == "bias" else [])).error()
+    assert f"{str(out)!r} is inside the images 'folder:{photos}' and would count as a class" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "head.safetensors"])
+def test_a_head_does_not_replace_another_programs_files(name, finished, photos, tmp_path, run_cli):
+    out = tmp_path / "tool"
+    out.mkdir()
+    (out / name).write_text("theirs: 1\n")
+    command = ["migrate", finished, "--images", f"folder:{photos}", "--encoder", TINY, "--out", out]
+    assert f"{name}' is a file of another kind, which would be replaced" in run_cli(*command).error()
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "theirs: 1\n")]
+    (out / name).unlink()
+    assert [run_cli(*command).code for _ in range(2)] == [0, 0]

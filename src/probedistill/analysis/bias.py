@@ -25,6 +25,7 @@ from ..encoders.pool import EncoderPool
 from ..errors import UserError, option
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, of_classes
+from ..images.sources import check_results_outside
 from ..images.splits import load_splits
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import check_probes, kind_of
@@ -320,6 +321,8 @@ def bias(
     train, test = (
         of_classes(part, class_names, f"run {str(folders[0])!r}") for part in load_splits(images, progress=shows)
     )
+    if out is not None:
+        check_results_outside(Path(out), train)
     for folder in folders:
         warn_of_seen(folder, train, test)
     backgrounds = read.match(train, test)

@@ -17,7 +17,7 @@ from ..config import ComposeConfig, ComposeOptions, ImagesConfig, check_config, 
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages
-from ..images.sources import hints_of
+from ..images.sources import check_outside, hints_of
 from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
@@ -105,8 +105,10 @@ def compose(
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
     front = _classes(foregrounds, 2, progress)
+    check_outside(out, front[0])
     count = len(front[0].class_names)
     back = _classes(backgrounds, count, progress)
+    check_outside(out, back[0])
     if len(back[0].class_names) != count:
         raise UserError(
             f"{len(back[0].class_names)} background classes ({', '.join(back[0].class_names)}) for {count} foreground "

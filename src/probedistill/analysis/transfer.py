@@ -38,6 +38,7 @@ from ..features.bank import FeatureBank
 from ..features.classes import medoids
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled
+from ..images.sources import check_results_outside
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..probes.kinds import PROBES, check_probes, has_epochs, kind_of, need_head, on_features
@@ -105,6 +106,8 @@ def transfer(
     config.check()
     check_probes(config.probes)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
+    if out is not None:
+        check_results_outside(Path(out), train)
     kept = Kept(Path(out) if out is not None else None)
     sets = read_sets(runs)
     per_class = check_sets(sets, train, config)

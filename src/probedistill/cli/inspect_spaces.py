@@ -50,12 +50,14 @@ def align(
     """
     from ..analysis.alignment import align as run_align
     from ..analysis.matrix import load_transfer
+    from ..images.sources import check_results_outside
     from ..images.splits import load_splits
     from ..store.files import check_writable
 
     check_writable(out)
     results = load_transfer(transfer) if transfer is not None else None
     train, _ = load_splits(images, progress=progress)
+    check_results_outside(out, train)
     alignment = run_align(
         encoders, train, k=k, limit=limit, seed=seed, transfer=results, cache=cache, strict=images.strict,
         progress=progress,
@@ -97,6 +99,7 @@ def geometry(
     """
     from ..analysis.geometry import geometry as run_geometry
     from ..encoders.load import load_encoder
+    from ..images.sources import check_results_outside
     from ..images.splits import load_splits, named_classes
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
@@ -111,6 +114,7 @@ def geometry(
         # a list of all the run's classes, as in its config.yaml, is no choice
         chosen = None if set(chosen) == set(distilled.class_names) else chosen
     train, _ = load_splits(images, progress=progress)
+    check_results_outside(out, train)
     result = run_geometry(
         distilled, load_encoder(encoder), train,
         classes=chosen, k=k, seed=seed, cache=cache, strict=images.strict, progress=progress,

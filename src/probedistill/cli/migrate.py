@@ -67,6 +67,7 @@ def migrate(
     from ..encoders.named import loads_by_itself
     from ..features.store import FeatureStore
     from ..images.labelled import of_classes
+    from ..images.sources import check_results_outside
     from ..images.splits import load_splits
     from ..store.card import warn_of_seen
     from ..store.distilled import DistilledSet
@@ -82,6 +83,7 @@ def migrate(
     if images is not None:
         name = f"run {str(folder)!r}"
         train, test = (of_classes(part, distilled.class_names, name) for part in load_splits(images, progress=progress))
+        check_results_outside(out, train)
         warn_of_seen(folder, train, test)
     new = load_encoder(encoder)
     old = _old_encoders(folder, source, encoder.device)
@@ -170,12 +172,16 @@ def predict(
 
 
 def _check_out(out: Path) -> None:
-    from ..store.layout import RUN
+    from ..store.files import check_file
+    from ..store.layout import CONFIG, HEAD, RUN
 
     if out.is_file():
         raise UserError(f"out {str(out)!r} is a file; give a folder for the head")
     if (out / RUN).exists():
         raise UserError(f"out {str(out)!r} is the folder of a run; give another folder for the head")
+    check_file(out / HEAD, begins=rb'.{8}\{"__metadata__":\{"(metadata|sha256)":"')
+    if not (out / HEAD).is_file():
+        check_file(out / CONFIG, begins=b"encoder:")  # of a call that was killed before it wrote the head
 
 
 def _old_encoders(folder: Path, given: list[str] | None, device: str) -> list[Encoder]:

@@ -40,6 +40,7 @@ from ..registry import OWN, Registry
 from ..text import as_utf8, counted
 from .contents import digest_of_array, digest_of_bytes, digests_of_files
 from .decode import decode_image
+from .entries import is_run
 from .labelled import LabelledImages, classes_argument, digest_of
 
 SOURCES = Registry(
@@ -360,6 +361,12 @@ def check_outside(out: Path, images: LabelledImages, *, called: str = "out") -> 
             f"{called} {str(out)!r} is inside the images {images.spec!r} and would count as a class; choose another "
             "folder"
         )
+
+
+def check_results_outside(out: Path, images: LabelledImages) -> None:
+    """The same for results that are not a run; those next to a run are no class, because runs are ignored."""
+    if not is_run(out):
+        check_outside(out, images)
 
 
 def composed(names: Sequence[str]) -> tuple[str, ...]:
