@@ -131,10 +131,25 @@ def test_rows_of_two_probes_with_epochs_are_of_the_same_epochs(distilled, encode
 
 def test_a_damaged_file_is_replaced_with_a_warning(distilled, encoder, data, tmp_path):
     out = tmp_path / "scores.json"
-    out.write_text('{"kind": "evaluation"}')
-    with pytest.warns(UserWarning, match=r"evaluation file .*replacing it"):
-        evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
-    assert len(load_evaluation(out).rows) == 1
+    for damaged in ('{"kind": "evaluation"}', '{"kind": "eval'):
+        out.write_text(damaged)
+        with pytest.warns(UserWarning, match=r"evaluation file .*replacing it"):
+            evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
+        assert len(load_evaluation(out).rows) == 1
+
+
+def test_json_of_another_kind_is_not_replaced(distilled, encoder, data, tmp_path):
+    out = tmp_path / "scores.json"
+    evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
+    sorted_keys = json.dumps(json.loads(out.read_text()), sort_keys=True)  # as jq -S writes it
+    out.write_text(sorted_keys)
+    evaluate(distilled, encoder, *data, baselines=["means"], out=out, **QUICK)
+    assert len(load_evaluation(out).rows) == 2
+    for other in ("{}", '{"name": "a package"}', '{"kind": 1}', '{"kind": "run"}'):
+        out.write_text(other)
+        with pytest.raises(UserError, match="is a file of another kind"):
+            evaluate(distilled, encoder, *data, baselines=[], out=out, **QUICK)
+        assert out.read_text() == other
 
 
 @pytest.mark.parametrize(

@@ -322,8 +322,7 @@ def baseline(
     from ..features.store import FeatureStore
     from ..images.splits import load_splits
     from ..probes.kinds import check_probes
-    from ..store.files import check_file
-    from ..store.records import beginning
+    from ..store.records import check_record_file
 
     settings = settings or _BaselineOptions()
     settings.check()
@@ -343,7 +342,7 @@ def baseline(
         return
     if out is not None:
         named = f"out {str(out)!r} is a folder; give the name of a JSON file, or --save a baseline there"
-        check_file(out, named, begins=beginning(BY_BYTES if by_bytes else EVALUATION))
+        check_record_file(out, BY_BYTES if by_bytes else EVALUATION, named)
         if by_bytes and out.suffix in _FIGURES:
             raise UserError(f"out {str(out)!r} is for the numbers; give the name of a JSON file: figures get it, too")
     train, test = load_splits(images, progress=progress)

@@ -24,9 +24,8 @@ from ..methods import check_number
 from ..probes.kinds import PROBES, check_probes, need_head
 from ..store.card import warn_of_seen
 from ..store.distilled import DistilledSet, Head, as_set
-from ..store.files import check_file
 from ..store.named import run_folder
-from ..store.records import beginning
+from ..store.records import check_record_file
 from ..text import counted
 from .cost import say_cost
 from .on_card import show_on_card
@@ -124,7 +123,7 @@ def evaluate(
     config = with_options(config or EvaluateConfig(), options, "evaluate")
     config.check()
     if out is not None:
-        check_file(Path(out), begins=beginning(KIND))
+        check_record_file(Path(out), KIND)
     check_probes(config.probes)
     if config.floats and distilled is not None and torch.equal(distilled.float_images, distilled.images):
         raise UserError(

@@ -214,9 +214,14 @@ def check_file(path: Path, if_folder: str = "", *, begins: bytes = b"") -> None:
         with explained(f"{str(path)!r} cannot be opened", OSError, hint="choose another name"), path.open("rb") as file:
             first = file.read(_FIRST)
         if first and not re.match(begins, first, re.DOTALL):
-            raise UserError(
-                f"{str(path)!r} is a file of another kind, which would be replaced; choose another name or remove it"
-            )
+            raise of_another_kind(path)
+
+
+def of_another_kind(path: Path) -> UserError:
+    """The error for a file that must not be replaced, because it is not what would replace it."""
+    return UserError(
+        f"{str(path)!r} is a file of another kind, which would be replaced; choose another name or remove it"
+    )
 
 
 def cannot_write(path: Path, error: Exception) -> UserError:

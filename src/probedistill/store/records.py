@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -27,7 +28,7 @@ from msgspec import Meta
 from ..errors import UserError, first_line
 from ..machine.places import check_plain_file
 from ..text import as_argument
-from .files import whole_file
+from .files import check_file, of_another_kind, whole_file
 from .layout import RUN
 
 Record = TypeVar("Record")
@@ -68,9 +69,26 @@ def record_bytes(record: Any, *, kind: str | None = None) -> bytes:
     return (text + "\n").encode("utf-8", "surrogatepass")
 
 
-def beginning(kind: str) -> bytes:
-    """A regular expression for the first bytes of records of a kind: see `check_file`."""
-    return rb'\s*\{\s*"kind":\s*"' + kind.encode() + rb'"'
+def check_record_file(path: Path, kind: str, if_folder: str = "") -> None:
+    """Raise `UserError` if a record of a kind cannot be written to a file, or would replace something else.
+
+    A damaged JSON file may have been a record of this kind, and may be replaced.
+
+    Args:
+        path: The file.
+        kind: As for `write_record`.
+        if_folder: The error when it is a folder.
+    """
+    check_file(path, if_folder, begins=rb"\s*\{")
+    if path.is_file() and path.stat().st_size <= MAX_BYTES:
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if msgspec.json.decode(path.read_bytes(), type=_Kind).kind == kind:
+                return
+            raise of_another_kind(path)
+
+
+class _Kind(msgspec.Struct):
+    kind: Any = None
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
