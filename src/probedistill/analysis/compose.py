@@ -16,7 +16,7 @@ from .._version import __version__
 from ..config import ComposeConfig, ComposeOptions, ImagesConfig, check_config, with_options
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
-from ..images.labelled import LabelledImages
+from ..images.labelled import LabelledImages, classes_from
 from ..images.sources import check_outside, hints_of
 from ..images.splits import load_splits
 from ..machine.progress import ProgressBar
@@ -104,10 +104,12 @@ def compose(
     if out.resolve() == Path.cwd():  # the finished folder is renamed to it
         raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
-    front = _classes(foregrounds, 2, progress)
+    with classes_from("--foreground-classes"):
+        front = _classes(foregrounds, 2, progress)
     check_outside(out, front[0])
     count = len(front[0].class_names)
-    back = _classes(backgrounds, count, progress)
+    with classes_from("--background-classes"):
+        back = _classes(backgrounds, count, progress)
     check_outside(out, back[0])
     if len(back[0].class_names) != count:
         raise UserError(

@@ -7,7 +7,8 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,23 @@ from ..config import ImagesConfig
 from ..errors import UserError, by_caller, option, unknown_name
 from ..text import counted, printable
 
+_classes_flag = "--classes"
+
+
+@contextmanager
+def classes_from(flag: str) -> Iterator[None]:
+    """Let errors about the option ``classes`` within the block name the flag that gave it."""
+    global _classes_flag
+    before, _classes_flag = _classes_flag, flag
+    try:
+        yield
+    finally:
+        _classes_flag = before
+
 
 def classes_argument() -> str:
     """How errors call a class that was named by the option ``classes``."""
-    return by_caller(command="class in --classes", python="class in classes")
+    return by_caller(command=f"class in {_classes_flag}", python="class in classes")
 
 
 class LabelledImages:
