@@ -312,6 +312,18 @@ def test_logistic_is_scikit_learns_minimum_with_many_classes_and_unequal_feature
     np.testing.assert_allclose(probe.predict_proba(X.reshape(-1, d)), reference.predict_proba(flat), atol=2e-3)
 
 
+def test_logistic_is_scikit_learns_minimum_with_an_outlier():
+    """It had most of the variance of its direction, but no influence: the fit ended before the others were learned."""
+    rng = np.random.default_rng(0)
+    y = np.arange(100) % 3
+    X = rng.normal(size=(3, 10))[y] + rng.normal(size=(100, 10))
+    X[0] *= 10_000
+    scaled = (X - X.mean(axis=0)) / np.sqrt(X.var(axis=0).mean())
+    reference = LogisticRegression(C=1e4, tol=1e-10, max_iter=500, solver="newton-cg").fit(scaled, y)
+    probe = LinearProbe("logistic", C=1e4).fit(X, y)
+    np.testing.assert_allclose(probe.predict_proba(X), reference.predict_proba(scaled), atol=1e-2)
+
+
 @pytest.mark.slow
 def test_logistic_takes_few_passes_for_many_classes(monkeypatch):
     """Two hundred classes, one image each, whose features vary as those of encoders do."""

@@ -18,6 +18,7 @@ _LOGISTIC_MAX_ITER = 10_000
 _PRECISION, _ROUGH = 1e-8, 1e-4  # share of the loss that another step may gain: at the end, and on some views
 _STALE = 2.0  # the curvature is estimated again when it has changed by this factor
 _LEAST = 1e-8  # curvature
+_DOUBT = 10.0  # at a minimum, the gain by the curvature of each axis there is at most so many times the limit
 _AXES = 40  # finding r axes costs as much as r² / (samples · classes · _AXES) of the iterations that they save
 
 
@@ -84,9 +85,11 @@ def _minimum(
     penalties = np.append(np.full(len(variances) - 1, penalty), 0.0)
 
     passes = itertools.count()  # the first one only estimates the curvature
+    squares = np.zeros(count)  # Σ p² of each sample at the last pass
 
     def loss(point: Array) -> tuple[float, Array, float]:
         """The loss, its gradient, and the mean p(1 − p) of classes."""
+        nonlocal squares
         tell(f"logistic regression, {counted(n_views, 'view')}: pass {next(passes)}")
         logits = features @ point[:, :-1].T + point[:, -1]
         logits -= logits.max(axis=1, keepdims=True)
@@ -95,7 +98,8 @@ def _minimum(
         sums = slope.sum(axis=1)
         slope /= sums[:, None]
         value = float(shares @ (np.log(sums) - right) + penalties @ np.einsum("ij,ij->j", point, point) / 2)
-        bend = (1 - float(shares @ np.einsum("ij,ij->i", slope, slope))) / classes
+        squares = np.einsum("ij,ij->i", slope, slope)
+        bend = (1 - float(shares @ squares)) / classes
         if rows is None:
             slope[np.arange(count), codes] -= 1
         else:
@@ -114,9 +118,15 @@ def _minimum(
         if iterations >= _LOGISTIC_MAX_ITER:
             warnings.warn(f"L-BFGS did not converge in {iterations} iterations", ConvergenceWarning, stacklevel=2)
             break
-        if scaled.is_minimum or not scaled.is_stale:
-            break
         bend = scaled.last_bend
+        if scaled.is_minimum:  # an outlier may give an axis its variance, but no curvature once it is certain
+            bends = np.maximum((1 - squares) / classes, _LEAST) * shares
+            curvature = np.append(bends @ features**2, bends.sum())
+            if scaled.gain_by(curvature + penalties) <= _DOUBT * precision * scaled.value:
+                break
+            variances = curvature / bend
+        elif not scaled.is_stale:
+            break
     return point if axes is None else np.column_stack([point[:, :-1] @ axes.T, point[:, -1]]), iterations
 
 
@@ -124,7 +134,7 @@ class _Scaled:
     """The loss of a point whose coordinates are divided by ``lengths``.
 
     Attributes:
-        value: The loss at the last evaluation.
+        value: The loss at the last evaluation, and its scaled ``gradient``.
         gain: By how much a Newton step from there would reduce it, estimated.
         last_bend: The mean p(1 − p) of classes there; ``bend`` is the one that ``lengths`` were made for.
     """
@@ -140,11 +150,13 @@ class _Scaled:
         precision: float,
     ) -> None:
         self.loss, self.shape, self.lengths, self.bend, self.precision = loss, shape, lengths, bend, precision
+        self.gradient = np.zeros(shape)
 
     def __call__(self, flat: Array) -> tuple[float, Array]:
         self.value, gradient, bend = self.loss(self.point(flat))
         gradient *= self.lengths
-        self.gain, self.last_bend = float(np.vdot(gradient, gradient)) / 2, max(bend, _LEAST)
+        self.gradient, self.last_bend = gradient, max(bend, _LEAST)
+        self.gain = float(np.vdot(gradient, gradient)) / 2
         return self.value, gradient.ravel()
 
     def point(self, flat: Array) -> Array:
@@ -152,6 +164,10 @@ class _Scaled:
 
     def flat(self, point: Array) -> Array:
         return (point / self.lengths).ravel()
+
+    def gain_by(self, curvature: Array) -> float:
+        """The gain, estimated with another curvature (d + 1,)."""
+        return float(np.sum((self.gradient / self.lengths) ** 2 / curvature)) / 2
 
     @property
     def is_minimum(self) -> bool:
