@@ -30,7 +30,7 @@ from ..methods import check_name
 from ..text import and_more, counted, one_line
 from .contents import UNREADABLE, digest_of_bytes, digests_of_files, remembered
 from .decode import UnreadableImageError, decode_image
-from .entries import archive_in, images_below, is_archive, is_system_folder
+from .entries import IMAGE_SUFFIXES, archive_in, images_below, is_archive, is_system_folder
 from .labelled import LabelledImages, digest_of
 from .sources import Source, described
 
@@ -94,7 +94,7 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
             saved = datasets.load_from_disk(place)
             return saved if isinstance(saved, dict) else {"train": saved}
         builder = datasets.load_dataset_builder(place)
-        builder.download_and_prepare()
+        _prepare(builder, place)
         splits = builder.as_dataset()
     except Exception as error:  # the hub client raises many types
         reason = error.__cause__ or error if type(error).__name__ == "DatasetGenerationError" else error
@@ -112,6 +112,26 @@ def _read(place: str, config: ImagesConfig, datasets: Any) -> Any:
     if any(config.label_column in data.column_names for data in splits.values()):
         _check_class_folders(builder, place, config.images)
     return splits
+
+
+def _prepare(builder: Any, place: str) -> None:
+    """Have `datasets` read a data set, again if its files have other bytes than before.
+
+    It knows files by their path and time, and unpacked archives may give all versions of a file the same time.
+    """
+    is_here = os.path.isdir(place)  # else it is from the hub, whose revisions have names
+    named = itertools.chain.from_iterable((builder.config.data_files or {}).values()) if is_here else ()
+    tables = [file for file in map(str, named) if os.path.splitext(file)[1][1:].lower() not in IMAGE_SUFFIXES]
+    files = [file for file in tables if os.path.isfile(file)]
+    if not files:
+        builder.download_and_prepare()
+        return
+    note = Path(builder.cache_dir) / "contents-of-files"
+    contents = digest_of_bytes(b"".join(digests_of_files(files, place=place, progress=False))).hex()
+    before = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else contents
+    builder.download_and_prepare(download_mode=None if before == contents else "force_redownload")
+    with suppress(OSError):
+        note.write_text(contents, encoding="utf-8")
 
 
 _UNPACKED = "folder:PATH if it has one folder per class, else hf:PATH"
