@@ -240,3 +240,16 @@ def test_a_head_does_not_replace_another_programs_files(name, finished, photos, 
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "theirs: 1\n")]
     (out / name).unlink()
     assert [run_cli(*command).code for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_to_a_folder_elsewhere_is_followed_by_commands_that_make_a_new_one(
+    finished, tmp_path, run_cli, is_there
+):
+    link, disk = tmp_path / "link", tmp_path / "disk"
+    link.symlink_to("disk")
+    if is_there:
+        disk.mkdir()
+    assert run_cli("rename", finished, "cat=kitten", "--out", link).code == 0
+    assert link.is_symlink()
+    assert DistilledSet.load(disk).class_names == ("kitten", "dog")

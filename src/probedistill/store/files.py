@@ -116,6 +116,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written. Nothing is left behind.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link to another disk stays one
     partial = path.with_name(f".{path.name}.part")
     try:
         shutil.rmtree(partial, ignore_errors=True)
