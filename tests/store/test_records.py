@@ -109,6 +109,7 @@ def test_a_file_that_is_cut_is_one_line(data):
         ('{"count": 1, "parts": [], "matrix": "x", "by_name": {}}', r"\$\.matrix"),
         ('{"count": 1, "parts": [], "by_name": {}}', "matrix"),
         ('{"count": 1, "parts": [], "matrix": [' + "9" * 400 + '], "by_name": {}}', "complete JSON|damaged"),
+        ('{"count": 1, "parts": [], "matrix": [], "by_name": {"x": ' + "9" * 400 + "}}", r"\$\.by_name|complete JSON"),
         ('{"count": 1, "parts": [], "matrix": [], "by_name": {"\\ud800": 1}}', "complete JSON|damaged"),
         ("[" * 5000, "complete JSON"),
         ('{"a":' * 5000, "complete JSON"),
