@@ -176,7 +176,7 @@ def test_bad_input(run_cli, things, tmp_path, arguments, line):
 def test_a_folder_that_is_not_empty_is_left_alone(run_cli, things, tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     outcome = run_cli("compose", "--out", tmp_path, "--foregrounds", things)
-    assert "is not an empty folder" in outcome.error()
+    assert "already exists; give another folder" in outcome.error()
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 

@@ -242,6 +242,15 @@ def test_a_head_does_not_replace_another_programs_files(name, finished, photos, 
     assert [run_cli(*command).code for _ in range(2)] == [0, 0]
 
 
+def test_a_new_folder_does_not_take_the_place_of_the_current_one(finished, tmp_path, run_cli, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for out in (".", tmp_path / "empty"):
+        said = run_cli("rename", finished, "cat=kitten", "--out", out).error()
+        assert said.endswith("is the folder that you are in; name a new one")
+    assert not list((tmp_path / "empty").iterdir())
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_link_to_a_folder_elsewhere_is_followed_by_commands_that_make_a_new_one(
     finished, tmp_path, run_cli, is_there

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..config import ComposeConfig, ComposeOptions, ImagesConfig, check_config, with_options
+from ..distillation.new_folder import check_free
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages, classes_from
@@ -23,7 +24,7 @@ from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
 from ..show.results import Result
 from ..show.tables import Table
-from ..store.files import cannot_write, check_writable, is_empty, whole_folder, without_traces
+from ..store.files import cannot_write, whole_folder, without_traces
 from ..store.layout import unique_names
 from ..store.locks import sole_maker
 from ..store.records import Count, write_record
@@ -100,10 +101,7 @@ def compose(
     config = with_options(config or ComposeConfig(), options, "compose")
     config.check()
     out = Path(out)
-    _check_empty(out)
-    if out.resolve() == Path.cwd():  # the finished folder is renamed to it
-        raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
-    check_writable(out)
+    check_free(out)
     with classes_from("--foreground-classes"):
         front = _classes(foregrounds, 2, progress)
     check_outside(out, front[0])
@@ -125,20 +123,15 @@ def compose(
     record = _composed(front, back, plan, replace(config, mask=mask))
     try:
         with without_traces(out.parent), sole_maker(out), whole_folder(out) as partial:
-            _check_empty(out)
+            check_free(out)
             _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
             write_record(partial / "composed.json", record, kind="composed")
-            _check_empty(out)  # another command may have begun to write there
+            check_free(out)  # another command may have begun to write there
     except UnreadableImageError as error:
         raise UserError(f"{error}; fix the file or take it out") from error
     except OSError as error:
         raise cannot_write(out, error) from error
     return record
-
-
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or not is_empty(out)):
-        raise UserError(f"out {str(out)!r} is not an empty folder; choose another one")
 
 
 def _classes(images: str | ImagesConfig, count: int, progress: bool) -> tuple[LabelledImages, LabelledImages]:

@@ -40,23 +40,25 @@ def write_set(
     Raises:
         UserError: The folder is not empty, cannot be written, or is being made by another process.
     """
+    check_free(out)
     with (
         explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
         without_traces(out.parent),
         sole_maker(out),
         whole_folder(out) as partial,
     ):
-        check_free(out)
         save_preview(partial, distilled)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)
         distilled.save(partial, licence=licence, held_out=held_out)  # last, because its card lists the other files
-        check_free(out)  # another command may have begun a run there
+        check_free(out)  # another command may have made it, or begun a run there
 
 
 def check_free(out: Path) -> None:
-    """Raise `UserError` unless a folder can be written and is empty."""
-    if out.is_file() or (out.is_dir() and not is_empty(out)):
+    """Raise `UserError` unless a new folder can be made here, or be renamed to an empty one."""
+    if out.exists() and (not out.is_dir() or not is_empty(out)):
         raise UserError(f"out {str(out)!r} already exists; give another folder")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"out {str(out)!r} is the folder that you are in; name a new one")
     check_writable(out)
