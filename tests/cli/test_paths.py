@@ -96,7 +96,9 @@ def test_a_link_to_a_device_is_not_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-STATISTICS = "\x40" + "\0" * 7 + r"""{"__metadata__":{"metadata":"{\"about\": {}}"}}"""
+STATISTICS = (
+    "\x58" + "\0" * 7 + r"""{"__metadata__":{"sha256":"0","metadata":"{\"about\": {}, \"kind\": \"statistics\"}"}}  """
+)
 MODEL = b"\x40" + b"\0" * 7 + b'{"head.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 
 
@@ -125,6 +127,22 @@ def test_a_file_of_another_kind_is_not_replaced(words, earlier, photos, finished
     file.write_text(earlier)
     assert run_cli(*command).code == 0
     assert file.read_text(errors="replace") != earlier
+
+
+def test_heads_and_statistics_do_not_replace_each_other(photos, finished, run_cli, tmp_path):
+    """Both are files of tensors that begin with the same bytes."""
+    file = tmp_path / "head" / "head.safetensors"
+    commands = {
+        "head": ["migrate", finished, "--encoder", TINY, "--out", file.parent],
+        "statistics": ["stats", "--images", f"folder:{photos}", "--encoder", TINY, "--out", file],
+    }
+    file.parent.mkdir()
+    for mine, other in [("head", "statistics"), ("statistics", "head")]:
+        assert [run_cli(*commands[mine]).code for _ in range(2)] == [0, 0]
+        content = file.read_bytes()
+        assert "head.safetensors' is a file of another kind, which would be" in run_cli(*commands[other]).error()
+        assert file.read_bytes() == content
+        file.unlink()
 
 
 def test_a_printed_command_can_be_run(distil_cli, run_cli, tmp_path, monkeypatch):

@@ -172,14 +172,16 @@ def predict(
 
 
 def _check_out(out: Path) -> None:
+    from ..ship.heads import KIND
     from ..store.files import check_file
     from ..store.layout import CONFIG, HEAD, RUN
+    from ..store.tensors import check_tensors_file
 
     if out.is_file():
         raise UserError(f"out {str(out)!r} is a file; give a folder for the head")
     if (out / RUN).exists():
         raise UserError(f"out {str(out)!r} is the folder of a run; give another folder for the head")
-    check_file(out / HEAD, begins=rb'.{8}\{"__metadata__":\{"(metadata|sha256)":"')
+    check_tensors_file(out / HEAD, KIND)
     if not (out / HEAD).is_file():
         check_file(out / CONFIG, begins=b"encoder:")  # of a call that was killed before it wrote the head
 

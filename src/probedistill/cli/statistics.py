@@ -175,7 +175,8 @@ def _table(found: ClassStatistics) -> Table:
 
 
 def _check_out(out: Path) -> None:
-    from ..store.files import check_file
+    from ..features.statistics import KIND
+    from ..store.tensors import check_tensors_file
 
     named = f"out {str(out)!r} is a folder; give the name of a file, such as {str(out / 'all.stats')!r}"
-    check_file(out, named, begins=rb'.{8}\{"__metadata__":\{"metadata":"\{\\"about\\":')
+    check_tensors_file(out, KIND, named)

@@ -32,7 +32,7 @@ from .bank import FeatureBank
 
 FORMAT = 1
 """Version of the file."""
-_KIND = "statistics"
+KIND = "statistics"
 _BLOCK = 4_096  # rows per sum: 40 MB in float64 for 1,280 features
 _ROUNDING = 1e-6  # relative difference between two sums that should be equal
 ROUNDING_OF_FEATURES = 1e-5
@@ -111,7 +111,7 @@ class ClassStatistics:
             UserError: The file does not exist, is damaged, or is from a newer version.
         """
         return read_typed(
-            Path(path), f"statistics file {str(path)!r}", _KIND, FORMAT,
+            Path(path), f"statistics file {str(path)!r}", KIND, FORMAT,
             lambda tensors, metadata: cls._checked(from_plain(metadata["about"], StatisticsRecord), tensors),
             what="statistics", maker="probedistill stats",
         )  # fmt: skip
@@ -165,7 +165,7 @@ class ClassStatistics:
         tensors = {"counts": self.counts, "sums": self.sums}
         if self.squares is not None and self.products is not None:
             tensors |= {"squares": self.squares, "products": _packed(self.products)}
-        save_tensors(Path(path), tensors, {"kind": _KIND, "format": FORMAT, "about": as_plain(self.about)})
+        save_tensors(Path(path), tensors, {"kind": KIND, "format": FORMAT, "about": as_plain(self.about)})
 
     # ---- what they are
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from ..encoders.encoder import Encoder
 
-_KIND, _FORMAT = "head", 1
+KIND, _FORMAT = "head", 1
 
 Images = Tensor | LabelledImages | Sequence[str | os.PathLike[str] | Image.Image]
 """Images (n, 3, H, W) in [0, 1]; labelled images; or paths and pictures."""
@@ -209,7 +209,7 @@ class ReadyHead:
             UserError: It cannot be written.
         """
         path = Path(folder) / HEAD
-        about = {"kind": _KIND, "format": _FORMAT, "about": as_plain(self.about)}
+        about = {"kind": KIND, "format": _FORMAT, "about": as_plain(self.about)}
         save_tensors(path, {"weight": self.weight, "bias": self.bias}, about)
         return path
 
@@ -248,7 +248,7 @@ def load_head(path: Path | str) -> ReadyHead:
         return ReadyHead(weight, bias, about, folder=path.parent)
 
     return read_typed(
-        path, called, _KIND, _FORMAT, make,
+        path, called, KIND, _FORMAT, make,
         what="head", maker="probedistill migrate",
     )  # fmt: skip
 

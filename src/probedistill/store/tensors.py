@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import UserError, first_line
-from .files import whole_file
+from .files import check_file, of_another_kind, whole_file
 
 Made = TypeVar("Made")
 _DIGEST = "sha256"
+_LONGEST_HEADER = 10**8  # bytes, by the safetensors format
 _TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -145,6 +147,24 @@ def read_typed(
         raise
     except (TornFileError, msgspec.ValidationError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{called} is damaged ({first_line(error)}); make it again or restore it") from error
+
+
+def check_tensors_file(path: Path, kind: str, if_folder: str = "") -> None:
+    """Raise `UserError` if a file of a kind cannot be written here, or would replace something else.
+
+    Args:
+        path: The file.
+        kind: As for `read_typed`.
+        if_folder: The error when it is a folder.
+    """
+    check_file(path, if_folder)
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError), path.open("rb") as file:
+        header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER)))
+        if json.loads(header["__metadata__"]["metadata"])["kind"] == kind:
+            return
+    raise of_another_kind(path)
 
 
 def map_tensors(path: Path, names: Iterable[str]) -> list[Tensor]:
