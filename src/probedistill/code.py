@@ -151,13 +151,28 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # empty
             parts.append(cell.cell_contents)
-    used, changed = _globals_of(function.__code__)
+    used, _ = _globals_of(function.__code__)
+    changed = _changed_by(function)
     for name in sorted(used):
         one = function.__globals__.get(name)
         is_setting = isinstance(one, _VALUES) and name not in changed  # and no counter, log or memory of its own
         if is_setting or getattr(one, "__module__", None) == function.__module__:
             parts += [name, one]
     return parts
+
+
+def _changed_by(function: FunctionType) -> set[str]:
+    """The global names whose values a function changes, itself or through functions of its module."""
+    changed, seen, left = set[str](), set[CodeType](), [function]
+    while left:
+        code = left.pop().__code__
+        if code not in seen:
+            seen.add(code)
+            used, more = _globals_of(code)
+            changed |= more
+            named = map(function.__globals__.get, used)
+            left += [one for one in named if isinstance(one, FunctionType) and one.__module__ == function.__module__]
+    return changed
 
 
 def _globals_of(code: CodeType) -> tuple[set[str], set[str]]:

@@ -174,6 +174,25 @@ def _notes(x):
     return SETTINGS["k"] * len(log)
 
 
+kept = {}
+
+
+def _fills():
+    kept["w"] = 1
+
+
+def _reads():
+    if not kept:
+        _fills()
+    return kept["w"]
+
+
+def test_a_memory_that_a_helper_fills_is_not_code():
+    before = digest_of_code(_reads)
+    assert _reads() == 1
+    assert digest_of_code(_reads) == before
+
+
 def test_what_a_function_notes_for_itself_is_not_its_code():
     before = digest_of_code(_notes)
     _notes(1)
