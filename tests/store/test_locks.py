@@ -79,6 +79,14 @@ def test_one_of_two_commands_makes_a_new_folder(tmp_path, finished, photos, run_
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_link_to_a_new_folder_is_that_folder(tmp_path, finished, run_cli):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/new")
+    with sole_maker(tmp_path / "disk" / "new"):
+        said = run_cli("rename", finished, "cat=kitten", "--out", tmp_path / "link").error()
+    assert "link' is in use by another process; wait for it" in said
+
+
 def test_a_run_that_begins_in_a_folder_while_another_is_made_there_is_kept(tmp_path, finished, run_cli, monkeypatch):
     out = tmp_path / "new"
 

@@ -116,7 +116,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written. Nothing is left behind.
     """
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # a link to another disk stays one
+    path = behind_link(path)  # a link to another disk stays one
     partial = path.with_name(f".{path.name}.part")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -216,6 +216,11 @@ def check_file(path: Path, if_folder: str = "", *, begins: bytes = b"") -> None:
             first = file.read(_FIRST)
         if first and not re.match(begins, first, re.DOTALL):
             raise of_another_kind(path)
+
+
+def behind_link(path: Path) -> Path:
+    """What a symbolic link leads to, which need not be there; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def of_another_kind(path: Path) -> UserError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from .files import cannot_write, make_folder, without_traces
+from .files import behind_link, cannot_write, make_folder, without_traces
 from .layout import LOCK
 
 PATIENCE = 60.0
@@ -52,7 +52,8 @@ def sole_maker(path: Path) -> Iterator[None]:
     Raises:
         UserError: Another process is making it, or nothing can be written beside it.
     """
-    beside = path.with_name(f".{path.name}.new.part")
+    real = behind_link(path)
+    beside = real.with_name(f".{real.name}.new.part")
     with without_traces(beside):
         lock = _acquired(beside, "out", 0.0, path)
         try:
