@@ -21,6 +21,7 @@ from ..features.bank import FeatureBank
 from ..features.encode import encode, load_again, prefetched
 from ..features.store import FeatureStore
 from ..images.labelled import LabelledImages, check_labelled, of_classes
+from ..images.sources import check_results_outside
 from ..machine.progress import ProgressBar
 from ..machine.torch_state import own_torch_state
 from ..methods import check_number
@@ -349,6 +350,8 @@ def audit(
     distilled = as_set(distilled)
     check_encoder(encoder)
     check_labelled(train, "train")
+    if out is not None:
+        check_results_outside(Path(out), train)
     store = features or FeatureStore(cache=cache, strict=strict, progress=progress)
     budget = check_budget(shadows, minutes)
     if shadow_steps is not None and not budget:

@@ -61,7 +61,6 @@ def audit(
     from ..analysis.membership import check_budget
     from ..encoders.load import load_encoder
     from ..encoders.named import encoder_config
-    from ..images.sources import check_results_outside
     from ..images.splits import load_splits
     from ..store.distilled import DistilledSet
     from ..store.files import check_writable
@@ -73,7 +72,6 @@ def audit(
     check_budget(shadows, minutes)
     more = [encoder_config(name, device=encoder.device) for name in others or []]
     train, _ = load_splits(images, progress=progress)
-    check_results_outside(out, train)
     result = run_audit(
         distilled, load_encoder(encoder), train, others=[load_encoder(one) for one in more], shadows=shadows,
         minutes=minutes, shadow_steps=shadow_steps, seed=seed, folder=folder, out=out, cache=cache,
