@@ -158,6 +158,14 @@ def test_json_of_another_kind_is_not_replaced(distilled, encoder, data, tmp_path
         (lambda content: content["rows"][0]["scores"][0].update(top1=2.0), r"\$.rows\[\d\].scores\[\d\].top1"),
         (lambda content: content["rows"][0].update(scores=[]), r"\$.rows\[\d\].scores"),
         (lambda content: content["rows"].append(None), r"\$.rows\[\d\]"),
+        (
+            lambda content: content["rows"][0]["scores"][0].update(confusion=[]),
+            "confusion matrix is not of the classes",
+        ),
+        (
+            lambda content: content["rows"][0]["scores"][0]["confusion"][0].pop(),
+            "confusion matrix is not of the classes",
+        ),
         (lambda content: content["context"]["encoder"].pop("name"), r"name.*\$.context.encoder"),
         (lambda content: content.update(kind="transfer"), "not a probedistill evaluation file"),
     ],

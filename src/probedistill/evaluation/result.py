@@ -482,6 +482,13 @@ class _File:
     context: Context
     rows: tuple[Row, ...]
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a confusion matrix that is not one of the classes."""
+        classes = len(self.context.class_names)
+        for matrix in (score.confusion for row in self.rows for score in row.scores):
+            if matrix is not None and not len(matrix) == classes == min(map(len, matrix)) == max(map(len, matrix)):
+                raise ValueError("a confusion matrix is not of the classes")
+
 
 def load_evaluation(path: Path | str) -> Evaluation:
     """Read the scores that `Evaluation.save` wrote.
