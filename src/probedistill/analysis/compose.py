@@ -14,7 +14,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..config import ComposeConfig, ComposeOptions, ImagesConfig, check_config, with_options
-from ..distillation.new_folder import check_free
+from ..distillation.new_folder import check_free, new_folder
 from ..errors import UserError
 from ..images.decode import UnreadableImageError
 from ..images.labelled import LabelledImages, classes_from
@@ -24,9 +24,8 @@ from ..machine.progress import ProgressBar
 from ..seeds import Stream, seed_of
 from ..show.results import Result
 from ..show.tables import Table
-from ..store.files import cannot_write, whole_folder, without_traces
+from ..store.files import cannot_write
 from ..store.layout import unique_names
-from ..store.locks import sole_maker
 from ..store.records import Count, write_record
 from ..store.run_record import ImagesRecord
 
@@ -122,11 +121,9 @@ def compose(
     plan = [*_plan_train(front[0], back[0], config), *_plan_test(front[1], back[1], config)]
     record = _composed(front, back, plan, replace(config, mask=mask))
     try:
-        with without_traces(out.parent), sole_maker(out), whole_folder(out) as partial:
-            check_free(out)
+        with new_folder(out) as partial:
             _write(partial, plan, {"train": (front[0], back[0]), "test": (front[1], back[1])}, mask, config, progress)
             write_record(partial / "composed.json", record, kind="composed")
-            check_free(out)  # another command may have begun to write there
     except UnreadableImageError as error:
         raise UserError(f"{error}; fix the file or take it out") from error
     except OSError as error:

@@ -1,8 +1,9 @@
-"""Folders of sets that were not made by a run: merged, imported or chosen ones."""
+"""New folders that no run makes: of sets that were merged, imported or chosen, and of composed images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,27 @@ def write_set(
     check_free(out)
     with (
         explained(f"cannot write {str(out)!r}", OSError, hint="free some space or choose another folder"),
-        without_traces(out.parent),
-        sole_maker(out),
-        whole_folder(out) as partial,
+        new_folder(out) as partial,
     ):
         save_preview(partial, distilled)
         if options:
             (partial / CONFIG).write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
         save_in_run(partial, statistics)
         distilled.save(partial, licence=licence, held_out=held_out)  # last, because its card lists the other files
-        check_free(out)  # another command may have made it, or begun a run there
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Make a folder that is complete or absent; within the block, its content goes into another one.
+
+    Raises:
+        UserError: The folder is not empty, or another process is making it, or has made it or begun a run there.
+        OSError: It cannot be written.
+    """
+    with without_traces(out.parent), sole_maker(out), whole_folder(out) as partial:
+        check_free(out)
+        yield partial
+        check_free(out)
 
 
 def check_free(out: Path) -> None:
